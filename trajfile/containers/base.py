@@ -1,0 +1,122 @@
+"""What every container offers: committed rows, read and appended bit for bit.
+
+A container knows rows, lanes and columns. It does not know tensors' meaning, cadences or metrics.
+HDF5 and Zarr share one commit protocol (`trajfile.containers.journal`) over two physical stores;
+the in-memory container is the reference the others are tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.schema import Manifest
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one commit adds to one stream.
+
+    Attributes:
+        lanes: For each lane an array of shape (rows, columns of the lane), C-contiguous, in the
+            lane's dtype (see `trajfile.dtypes.numpy_dtype`).
+        samples: For ``gradient_samples``, the sample index of each row, int32; otherwise None and
+            there is exactly one row.
+    """
+
+    lanes: Mapping[str, Array]
+    samples: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One append: everything recorded at one step, made visible all at once.
+
+    Attributes:
+        step: The optimizer-step count.
+        rows: New rows by stream; streams absent here gain none.
+        scalars: Values by scalar name. An absent name leaves a hole in its column.
+        manifest: A new revision, when tensors or scalars join with this commit; otherwise None.
+    """
+
+    step: int
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    manifest: Manifest | None = None
+
+
+class Container(Protocol):
+    """One trajectory, however it is stored.
+
+    Every read sees exactly what the last valid commit names, also while another process appends.
+    """
+
+    kind: str
+    """``hdf5``, ``zarr``, ``memory`` or an importer's name."""
+    path: str
+    """Where it lies, for messages and reports."""
+    uuid: str
+    """Identity given at creation, kept by copies."""
+    format_version: tuple[int, int]
+
+    def manifest(self) -> Manifest:
+        """The revision in force at the last valid commit."""
+        ...
+
+    def commits(self) -> NDArray[np.int64]:
+        """Shape (commits, 3): sequence number, step and wall-clock time in ns since 1970."""
+        ...
+
+    def committed_rows(self, stream: str) -> int:
+        """Number of committed rows of a stream."""
+        ...
+
+    def keys(self, stream: str) -> tuple[NDArray[np.int64], NDArray[np.int32] | None]:
+        """The step of each committed row and, for gradient samples, its sample index."""
+        ...
+
+    def scalars(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Steps, shape (rows,), and values, shape (rows, names); NaN where absent."""
+        ...
+
+    def read(self, stream: str, lane: str, rows: slice, columns: slice, out: Array) -> None:
+        """Read a block of committed rows, bit-exact and with checksums verified.
+
+        Args:
+            stream: The stream.
+            lane: The lane, named by its dtype.
+            rows: Contiguous rows; 0 <= start <= stop <= committed rows, step 1 or None.
+            columns: Contiguous columns; within the lane's columns.
+            out: C-contiguous array of shape (rows, columns) in the lane's dtype, filled here.
+                Columns of a tensor in rows before its ``first_row`` come back as zero bits.
+
+        Raises:
+            Damaged: If a checksum fails or a committed chunk is missing.
+        """
+        ...
+
+    def chunk_columns(self, stream: str, lane: str) -> int:
+        """Width in columns of the unit in which the lane is stored and verified."""
+        ...
+
+    def stored_bytes(self) -> int:
+        """Size on disk in bytes (in memory: of the arrays)."""
+        ...
+
+    def append(self, commit: Commit) -> None:
+        """Write the rows, then make them visible by one commit record.
+
+        Raises:
+            ResourceError: If the disk is full; committed steps stay readable.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release files; for a writable container, leave it cleanly closed."""
+        ...

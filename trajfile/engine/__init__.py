@@ -1,0 +1,1 @@
+"""The one-pass engine: needs, a plan, and inner products over blocks of columns."""

@@ -1,0 +1,123 @@
+"""What is known of the selected part of a run before a single coordinate is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.needs import Timeline
+from trajfile.schema import OPTIMIZER_PREFIX, TensorSpec
+
+
+@dataclass(frozen=True)
+class Header:
+    """Steps, tensors, scalars and provenance of the selected part of a run.
+
+    Attributes:
+        steps: For each stream the step of each of its selected rows, int64. Increasing; in
+            ``gradient_samples`` a step repeats once per sample.
+        tensors: For each stream its selected tensors by name, in recorded order.
+        scalars: For each scalar its (steps, values) where present, int64 and float64.
+        optimizer: As in the manifest.
+        groups: As in the manifest, narrowed to selected tensors.
+        gradient: As in the manifest.
+        metadata: As in the manifest.
+    """
+
+    steps: Mapping[str, NDArray[np.int64]]
+    tensors: Mapping[str, Mapping[str, TensorSpec]]
+    scalars: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float64]]]
+    optimizer: Mapping[str, Any]
+    groups: Mapping[str, tuple[str, ...]]
+    gradient: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+    def has(self, *streams: str) -> bool:
+        """Whether each of the streams has at least one selected row and tensor."""
+        return all(
+            len(self.steps.get(stream, ())) > 0 and len(self.tensors.get(stream, ())) > 0
+            for stream in streams
+        )
+
+    def timeline_steps(self, timeline: Timeline) -> NDArray[np.int64]:
+        """The steps of a timeline.
+
+        Args:
+            timeline: Any timeline over streams of this run.
+
+        Returns:
+            Its steps, int64, strictly increasing; empty if a stream is missing.
+        """
+        empty = np.empty(0, np.int64)
+        common = reduce(np.intersect1d, [self.steps.get(s, empty) for s in timeline.along])
+        return timeline.pick(common)
+
+    def scalar_at(self, name: str, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The scalar's value at exactly the given steps.
+
+        Args:
+            name: The scalar.
+            steps: Steps, int64, shape (n,).
+
+        Returns:
+            float64, shape (n,); NaN where it was not recorded.
+        """
+        values = np.full(len(steps), np.nan)
+        if name in self.scalars and len(self.scalars[name][0]):
+            at, recorded = self.scalars[name]
+            index = np.clip(np.searchsorted(at, steps), 0, len(at) - 1)
+            found = at[index] == steps
+            values[found] = recorded[index[found]]
+        return values
+
+    def learning_rate_at(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The learning rate in force at each step: recorded there, or last recorded before.
+
+        Learning rates are schedules: between two recordings the earlier value holds. Without a
+        ``learning_rate`` scalar the optimizer's ``learning_rate`` (or ``lr``) serves, if given.
+
+        Args:
+            steps: Steps, int64, shape (n,).
+
+        Returns:
+            float64, shape (n,); NaN where nothing is known.
+        """
+        if "learning_rate" in self.scalars and len(self.scalars["learning_rate"][0]):
+            at, recorded = self.scalars["learning_rate"]
+            index = np.searchsorted(at, steps, side="right") - 1
+            return np.where(index >= 0, recorded[np.maximum(index, 0)], np.nan)
+        constant = self.optimizer.get("learning_rate", self.optimizer.get("lr"))
+        return np.full(len(steps), np.nan if constant is None else float(constant))
+
+    @property
+    def optimizer_slots(self) -> tuple[str, ...]:
+        """Streams ``optimizer/<slot>`` that hold rows."""
+        return tuple(s for s in self.steps if s.startswith(OPTIMIZER_PREFIX) and self.has(s))
+
+    @property
+    def momentum(self) -> float:
+        """The optimizer's momentum (Adam: beta_1); 0 if none is stated."""
+        if self.optimizer.get("momentum"):
+            return float(self.optimizer["momentum"])
+        betas = self.optimizer.get("betas")
+        return float(betas[0]) if betas else 0.0
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay; 0 if none is stated."""
+        return float(self.optimizer.get("weight_decay") or 0.0)
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """SGD without momentum and with coupled decay, so that U = g + weight_decay * theta."""
+        return (
+            str(self.optimizer.get("name", "")).upper() in {"SGD", "GD"}
+            and self.momentum == 0.0
+            and not self.optimizer.get("nesterov", False)
+            and not self.optimizer.get("decoupled_weight_decay", False)
+        )

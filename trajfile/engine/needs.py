@@ -1,0 +1,133 @@
+"""The vocabulary in which a metric says what it must know.
+
+A trajectory is a matrix: rows are recorded steps, columns are coordinates. Nearly every quantity
+is algebra on inner products between rows, or between rows derived from them, and inner products
+add over columns. So a metric declares which inner products it wants; the engine computes all of
+them in one pass over blocks of columns; the metric then works on small float64 arrays.
+
+Differences are formed coordinate by coordinate before anything is multiplied: recovering the norm
+of a small update from inner products of the two snapshots would cancel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Form = Literal["value", "difference", "offset"]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The steps that a set of streams have in common, which index the rows of a need.
+
+    Attributes:
+        along: The streams; a row exists for every step that all of them recorded.
+        limit: Keep at most this many of the steps, evenly spread, the first and last among them.
+    """
+
+    along: tuple[str, ...]
+    limit: int | None = None
+
+    def pick(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Apply `limit` to the common steps.
+
+        Args:
+            steps: The common steps, increasing, int64.
+
+        Returns:
+            The kept steps, int64, increasing.
+        """
+        if self.limit is None or len(steps) <= self.limit:
+            return steps
+        index = np.round(np.linspace(0, len(steps) - 1, self.limit)).astype(np.int64)
+        return steps[index]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sequence of vectors, one per step t_0 < t_1 < ... of a timeline.
+
+    Attributes:
+        stream: Where the recorded vectors x_i come from.
+        timeline: Which steps.
+        form: ``value``: x_i. ``difference``: x_{i+1} - x_i (the last row does not exist).
+            ``offset``: x_i - x_r, with r the row recorded at step `reference`.
+        reference: The step of the reference row; for ``offset`` only.
+    """
+
+    stream: str
+    timeline: Timeline
+    form: Form = "value"
+    reference: int | None = None
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inner products <left_i, right_{i+lag}> for each row i and each lag.
+
+    Both rows must share one timeline. Tensors that only one of the streams holds do not count.
+
+    Attributes:
+        left: Rows on the left.
+        right: Rows on the right; may equal `left`.
+        lags: Which lags; a pair with a row that does not exist is NaN.
+        per_tensor: Whether each tensor's own inner products are wanted beside their sum.
+    """
+
+    left: Row
+    right: Row
+    lags: tuple[int, ...] = (0,)
+    per_tensor: bool = False
+
+
+@dataclass(frozen=True)
+class SampleGram:
+    """At each step with gradient samples g_1..g_L: the Gram matrix of g_i - mean(g).
+
+    Attributes:
+        stream: Always ``gradient_samples``.
+    """
+
+    stream: str = "gradient_samples"
+
+
+@dataclass(frozen=True)
+class LayerLaw:
+    """Coefficients of D(i+1) = keep_i D(i) + gain_i E(i) for a `LayerPair`.
+
+    E(i) = G_2' G_2 - G_1 G_1' is formed from the gradients recorded at the timeline's step i.
+
+    Attributes:
+        keep: One per row of the timeline; NaN where the law says nothing about i -> i+1.
+        gain: Likewise.
+    """
+
+    keep: tuple[float, ...]
+    gain: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """The matrix imbalance D = W_2' W_2 - W_1 W_1' of two adjacent layers at each step.
+
+    W_1 has shape (h, a) and W_2 shape (b, h), as PyTorch stores linear layers: h is the width of
+    the layer between them.
+
+    Attributes:
+        first: Name of W_1 in ``params``.
+        second: Name of W_2 in ``params``.
+        timeline: Which steps; along ``params``, and ``gradients`` too if `law` is given.
+        law: If given, the law whose residual is measured.
+    """
+
+    first: str
+    second: str
+    timeline: Timeline
+    law: LayerLaw | None = None
+
+
+Need = Inner | SampleGram | LayerPair

@@ -1,0 +1,1 @@
+"""The metrics: each a pure function from measurements to a result."""

@@ -1,0 +1,198 @@
+"""Results as data: numbers, units and words, never markup.
+
+The JSON form is schema ``trajfile.report/1`` (spec/report.schema.json). NaN and infinities become
+null; integers stay exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA = "trajfile.report/1"
+
+Status = Literal["ok", "insufficient", "skipped", "error"]
+Severity = Literal["info", "warn", "error"]
+Value: TypeAlias = Any
+"""A summary value: None, bool, int, float, str, or a list of these."""
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
+
+
+class Series(msgspec.Struct, frozen=True):
+    """Values over steps.
+
+    Attributes:
+        step: The steps, one per value.
+        value: The values; None where undefined.
+    """
+
+    step: list[int]
+    value: list[float | None]
+
+
+class TensorResult(msgspec.Struct, frozen=True):
+    """What a metric says of one tensor."""
+
+    summary: dict[str, Value]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something a reader should know.
+
+    Attributes:
+        id: Stable id, ``<metric>.<what>``.
+        severity: ``error``, ``warn`` or ``info``.
+        message: One sentence for a person.
+        evidence: The numbers it rests on.
+    """
+
+    id: str
+    severity: Severity
+    message: str
+    evidence: dict[str, Value] = {}
+
+
+class MetricResult(msgspec.Struct, frozen=True):
+    """What one metric found.
+
+    Attributes:
+        status: ``ok``; ``insufficient``: the data cannot answer; ``skipped``: an ingredient is
+            missing; ``error``: it failed.
+        reason: Why, unless ``ok``.
+        summary: Numbers and words, under the contract's names.
+        series: Values over steps, under the contract's names.
+        per_tensor: Summaries of single tensors.
+        findings: What a reader should know.
+        definition: The quantity in one paragraph.
+        reference: The paper it is from.
+        notes: Choices and caveats that apply to this run, each one sentence.
+        sentence: What happened, in one sentence; None if there is nothing to tell.
+        salience: How much the sentence deserves the headline, 0 to 1.
+        options: The thresholds and choices in force.
+    """
+
+    status: Status
+    reason: str | None = None
+    summary: dict[str, Value] = {}
+    series: dict[str, Series] = {}
+    per_tensor: dict[str, TensorResult] = {}
+    findings: list[Finding] = []
+    definition: str = ""
+    reference: str = ""
+    notes: list[str] = []
+    sentence: str | None = None
+    salience: float = 0.0
+    options: dict[str, Value] = {}
+
+
+class StreamSource(msgspec.Struct, frozen=True):
+    """Extent of one stream: rows and the first and last step (None if empty)."""
+
+    rows: int
+    first_step: int | None
+    last_step: int | None
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What was analysed."""
+
+    path: str
+    container: str
+    format_version: tuple[int, int]
+    uuid: str
+    parameters: int
+    streams: dict[str, StreamSource]
+    tensors: int = 0
+    optimizer: dict[str, Value] = {}
+    metadata: dict[str, Value] = {}
+
+
+class Run(msgspec.Struct, frozen=True):
+    """How it was analysed."""
+
+    device: str
+    wall_seconds: float
+    bytes_read: int
+    passes: int
+    memory_budget_bytes: int
+    peak_buffer_bytes: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The outcome of one analysis.
+
+    Attributes:
+        source: What was analysed.
+        run: How.
+        metrics: Results by metric id.
+        findings: All metrics' findings, most severe first.
+        verdict: What happened, in one or two sentences.
+        trajfile_version: The version that made the report.
+        schema: ``trajfile.report/1``.
+    """
+
+    source: Source
+    run: Run
+    metrics: dict[str, MetricResult]
+    findings: list[Finding]
+    verdict: str = ""
+    trajfile_version: str = ""
+    schema: str = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types, NaN and infinities as None."""
+        built: dict[str, Any] = plain(msgspec.to_builtins(self))
+        return built
+
+    def to_json(self) -> str:
+        """The report as one JSON document of schema ``trajfile.report/1``."""
+        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=2).decode()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """Rebuild a report from `to_dict`.
+
+        Args:
+            data: Plain JSON types.
+
+        Returns:
+            The report.
+
+        Raises:
+            ValueError: If the data is not a report of this schema.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA!r}, found {data.get('schema')!r}")
+        return msgspec.convert(dict(data), type=cls)
+
+
+def series(steps: NDArray[np.int64], values: NDArray[np.float64]) -> Series:
+    """A series from arrays of equal length; what is not finite becomes None."""
+    return Series(
+        [int(step) for step in steps],
+        [float(v) if math.isfinite(v) else None for v in np.asarray(values, np.float64)],
+    )
+
+
+def number(value: float | np.floating[Any] | None) -> float | None:
+    """A float for a summary, or None where it is undefined."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def plain(value: Any) -> Any:
+    """The same structure in JSON types: NumPy scalars unwrapped, non-finite floats as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,237 @@
+"""The manifest: what a trajectory holds, as plain immutable records. No I/O.
+
+A manifest revision is one JSON object. It lists the streams in the order of their columns in the
+commit record, each stream's tensors in the order of their columns in its lanes, the scalars in
+the order of their columns, and what the recorder knows of the optimizer and the gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from trajfile.dtypes import ITEM_SIZES
+
+FORMAT = "trajfile"
+FORMAT_VERSION = (1, 0)
+
+#: Feature names in the root attribute ``requires`` that this version understands.
+KNOWN_FEATURES: frozenset[str] = frozenset()
+
+PARAMS = "params"
+GRADIENTS = "gradients"
+UPDATES = "updates"
+GRADIENT_SAMPLES = "gradient_samples"
+OPTIMIZER_PREFIX = "optimizer/"
+
+_STREAM_NAME = re.compile(
+    r"params|gradients|gradient_samples|updates|optimizer/[A-Za-z0-9_.-]{1,100}"
+)
+_MAX_NAME = 1024
+_MAX_COLUMNS = 2**48
+
+#: The slots an optimizer keeps for each parameter, under PyTorch's names.
+OPTIMIZER_SLOTS: dict[str, tuple[str, ...]] = {
+    "SGD": ("momentum_buffer",),
+    "Adam": ("exp_avg", "exp_avg_sq"),
+    "AdamW": ("exp_avg", "exp_avg_sq"),
+    "NAdam": ("exp_avg", "exp_avg_sq"),
+    "RAdam": ("exp_avg", "exp_avg_sq"),
+    "Adamax": ("exp_avg", "exp_inf"),
+    "Adagrad": ("sum",),
+    "Adadelta": ("square_avg", "acc_delta"),
+    "RMSprop": ("square_avg",),
+}
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=False, dict=True):
+    """One named tensor and where its coordinates lie.
+
+    Attributes:
+        name: The tensor's name, unique within its stream.
+        shape: Its shape; ``()`` for a scalar.
+        dtype: Its dtype, which is also the name of its lane.
+        offset: First column in the lane; the tensor is laid out in C order from there.
+        first_row: First row of the stream that holds it (0 unless it joined later).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    first_row: int = 0
+
+    @cached_property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def columns(self) -> slice:
+        """The columns it occupies in its lane."""
+        return slice(self.offset, self.offset + self.size)
+
+
+class StreamSpec(msgspec.Struct, frozen=True, dict=True):
+    """One stream: rows of one kind over time.
+
+    Attributes:
+        name: ``params``, ``gradients``, ``updates``, ``gradient_samples`` or ``optimizer/<slot>``.
+        tensors: Its tensors; within a lane they follow one another without holes.
+    """
+
+    name: str
+    tensors: tuple[TensorSpec, ...]
+
+    @cached_property
+    def lanes(self) -> dict[str, int]:
+        """Number of columns of each lane, by dtype, in order of first appearance."""
+        lanes: dict[str, int] = {}
+        for tensor in self.tensors:
+            lanes[tensor.dtype] = lanes.get(tensor.dtype, 0) + tensor.size
+        return lanes
+
+    @cached_property
+    def by_name(self) -> dict[str, TensorSpec]:
+        """The tensors by name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @property
+    def sampled(self) -> bool:
+        """Whether rows are keyed by (step, sample) instead of by step alone."""
+        return self.name == GRADIENT_SAMPLES
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row over all lanes, uncompressed."""
+        return sum(ITEM_SIZES[dtype] * columns for dtype, columns in self.lanes.items())
+
+
+class Manifest(msgspec.Struct, frozen=True, dict=True):
+    """One revision of the manifest.
+
+    Attributes:
+        streams: The streams; their order and number never change after the first commit.
+        scalars: Names of the scalar columns, in order; later revisions may append names.
+        optimizer: What is known of the optimizer: ``name``, ``weight_decay``,
+            ``decoupled_weight_decay``, ``momentum``, ``nesterov``, ``betas``, ... as given.
+        groups: Named lists of tensors, such as ``scale_invariant`` and ``layers`` (in order).
+        gradient: Provenance of recorded gradients: ``stage``, ``source``, ``batch_size``,
+            ``dataset_size``.
+        metadata: Free JSON.
+        software: Program and version that wrote this revision.
+    """
+
+    streams: tuple[StreamSpec, ...] = ()
+    scalars: tuple[str, ...] = ()
+    optimizer: dict[str, Any] = {}
+    groups: dict[str, tuple[str, ...]] = {}
+    gradient: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    software: str = ""
+
+    @cached_property
+    def by_name(self) -> dict[str, StreamSpec]:
+        """The streams by name."""
+        return {stream.name: stream for stream in self.streams}
+
+    def to_line(self) -> bytes:
+        """The revision as one line of UTF-8 JSON, ending in a newline."""
+        return msgspec.json.encode(self) + b"\n"
+
+
+class SchemaError(ValueError):
+    """A manifest that breaks a rule; ``rule`` is the rule's id and ``location`` the place."""
+
+    def __init__(self, message: str, rule: str, location: str = "/manifest"):
+        super().__init__(message)
+        self.rule = rule
+        self.location = location
+
+
+def parse_manifest(lines: bytes) -> Manifest:
+    """Parse and check the newest revision in the bytes of ``/manifest``.
+
+    Args:
+        lines: UTF-8 JSON Lines, each a whole revision, the last one in force.
+
+    Returns:
+        The newest revision, checked by `check_manifest`.
+
+    Raises:
+        SchemaError: If the bytes are not JSON of the manifest's shape or break a rule.
+    """
+    if not lines.endswith(b"\n"):
+        raise SchemaError("the last manifest line does not end in a newline", "T020")
+    last = lines[:-1].rpartition(b"\n")[2]
+    try:
+        manifest = msgspec.json.decode(last, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SchemaError(f"the manifest is not valid: {error}", "T020") from error
+    check_manifest(manifest)
+    return manifest
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Check every rule that a manifest can break by itself.
+
+    Raises:
+        SchemaError: Naming the first broken rule.
+    """
+    _unique([stream.name for stream in manifest.streams], "stream", "T021")
+    _unique(list(manifest.scalars), "scalar", "T022")
+    for name in manifest.scalars:
+        check_name(name, "scalar")
+    for stream in manifest.streams:
+        if not _STREAM_NAME.fullmatch(stream.name):
+            raise SchemaError(f"{stream.name!r} is not a stream name of format 1.0", "T021")
+        _check_tensors(stream)
+
+
+def check_name(name: str, what: str) -> None:
+    """Check that a tensor's or scalar's name is printable text of a sane length.
+
+    Raises:
+        SchemaError: If it is empty, overlong, or holds control or unprintable characters.
+    """
+    if not name or len(name) > _MAX_NAME or not name.isprintable():
+        raise SchemaError(
+            f"{what} name {name[:60]!r} is empty, longer than {_MAX_NAME} characters, "
+            "or holds unprintable characters",
+            "T023",
+        )
+
+
+def _check_tensors(stream: StreamSpec) -> None:
+    where = f"/streams/{stream.name}"
+    _unique([tensor.name for tensor in stream.tensors], f"tensor of {stream.name}", "T024")
+    ends: dict[str, int] = {}
+    for tensor in stream.tensors:
+        check_name(tensor.name, "tensor")
+        if tensor.dtype not in ITEM_SIZES:
+            raise SchemaError(f"{tensor.name!r} has unknown dtype {tensor.dtype!r}", "T025", where)
+        if min(tensor.shape, default=0) < 0 or len(tensor.shape) > 32 or tensor.first_row < 0:
+            raise SchemaError(f"{tensor.name!r} has impossible shape or first row", "T026", where)
+        expected = ends.get(tensor.dtype, 0)
+        if tensor.offset != expected:
+            raise SchemaError(
+                f"{tensor.name!r} starts at column {tensor.offset} of lane {tensor.dtype}, "
+                f"expected {expected}: columns must follow one another without holes",
+                "T027",
+                where,
+            )
+        ends[tensor.dtype] = expected + tensor.size
+        if ends[tensor.dtype] > _MAX_COLUMNS:
+            raise SchemaError(f"lane {tensor.dtype} exceeds 2^48 columns", "T026", where)
+
+
+def _unique(names: list[str], what: str, rule: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SchemaError(f"{what} {name!r} is listed twice", rule)
+        seen.add(name)
