@@ -29,8 +29,11 @@ GRADIENT_SAMPLES = "gradient_samples"
 OPTIMIZER_PREFIX = "optimizer/"
 
 _STREAM_NAME = re.compile(
-    r"params|gradients|gradient_samples|updates|optimizer/[A-Za-z0-9_.-]{1,100}"
+    r"params|gradients|gradient_samples|updates|optimizer/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 )
+#: Bits of the NaN that marks an absent scalar; any other NaN was recorded as such.
+ABSENT_BITS = 0x7FF8000074726A66
+
 _MAX_NAME = 1024
 _MAX_COLUMNS = 2**48
 
@@ -210,6 +213,7 @@ def _check_tensors(stream: StreamSpec) -> None:
     where = f"/streams/{stream.name}"
     _unique([tensor.name for tensor in stream.tensors], f"tensor of {stream.name}", "T024")
     ends: dict[str, int] = {}
+    joined: dict[str, int] = {}
     for tensor in stream.tensors:
         check_name(tensor.name, "tensor")
         if tensor.dtype not in ITEM_SIZES:
@@ -224,6 +228,14 @@ def _check_tensors(stream: StreamSpec) -> None:
                 "T027",
                 where,
             )
+        if tensor.first_row < joined.get(tensor.dtype, 0):
+            raise SchemaError(
+                f"{tensor.name!r} joins at row {tensor.first_row}, before a tensor that lies to "
+                f"its left in lane {tensor.dtype}: lanes only widen",
+                "T028",
+                where,
+            )
+        joined[tensor.dtype] = tensor.first_row
         ends[tensor.dtype] = expected + tensor.size
         if ends[tensor.dtype] > _MAX_COLUMNS:
             raise SchemaError(f"lane {tensor.dtype} exceeds 2^48 columns", "T026", where)

@@ -1,1 +1,95 @@
 """How trajectories are stored: HDF5, Zarr v3 and memory, behind one protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from trajfile.containers.base import Container
+from trajfile.errors import NotATrajectory, UsageError
+from trajfile.schema import Manifest
+
+Compression = Literal["zstd", "gzip"] | None
+Durability = Literal["process", "power"]
+
+_HDF5_SUFFIXES = {".h5", ".hdf5"}
+_ZARR_SUFFIXES = {".zarr"}
+
+
+def create(
+    path: str | Path,
+    manifest: Manifest,
+    *,
+    compression: Compression = None,
+    durability: Durability = "process",
+) -> Container:
+    """Create an empty trajectory that can be appended to.
+
+    Args:
+        path: Must not exist. The suffix picks the container: ``.h5`` or ``.hdf5`` for HDF5,
+            ``.zarr`` for Zarr v3.
+        manifest: The first revision; its streams are all there will ever be.
+        compression: How lanes are compressed.
+        durability: ``process`` survives a kill; ``power`` also forces each commit to the disk.
+
+    Returns:
+        The container, open for appending.
+
+    Raises:
+        UsageError: If the suffix is neither, an option is unknown, or the path exists.
+    """
+    if compression not in {None, "zstd", "gzip"}:
+        raise UsageError(f"compression {compression!r} is unknown: use None, 'zstd' or 'gzip'")
+    _check_durability(durability)
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _HDF5_SUFFIXES | _ZARR_SUFFIXES:
+        raise UsageError(
+            f"{path} has suffix {path.suffix!r}, which names no container: use .h5 or .hdf5 for "
+            "HDF5, or .zarr for Zarr"
+        )
+    if path.is_symlink() or path.exists():
+        raise UsageError(f"{path} exists already: choose another name, or append to it")
+    if suffix in _HDF5_SUFFIXES:
+        from trajfile.containers.hdf5 import create_hdf5
+
+        return create_hdf5(path, manifest, compression=compression, durability=durability)
+    from trajfile.containers.zarr import create_zarr
+
+    return create_zarr(path, manifest, compression=compression, durability=durability)
+
+
+def open_container(
+    path: str | Path, *, writable: bool = False, durability: Durability = "process"
+) -> Container:
+    """Open a trajectory as of its last commit.
+
+    A folder is taken for Zarr and a file for HDF5, whatever they are called.
+
+    Args:
+        path: The file or folder.
+        writable: Whether to append to it.
+        durability: As in `create`; matters only for appending.
+
+    Returns:
+        The container. What is committed by others after this call is seen on opening again.
+
+    Raises:
+        NotATrajectory: If there is nothing, or nothing of ours, at the path.
+    """
+    _check_durability(durability)
+    path = Path(path)
+    if not path.exists():
+        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="T001")
+    if path.is_dir():
+        from trajfile.containers.zarr import open_zarr
+
+        return open_zarr(path, writable=writable, durability=durability)
+    from trajfile.containers.hdf5 import open_hdf5
+
+    return open_hdf5(path, writable=writable, durability=durability)
+
+
+def _check_durability(durability: str) -> None:
+    if durability not in {"process", "power"}:
+        raise UsageError(f"durability {durability!r} is unknown: use 'process' or 'power'")
