@@ -38,25 +38,38 @@ def create(
     Raises:
         UsageError: If the suffix is neither, an option is unknown, or the path exists.
     """
-    if compression not in {None, "zstd", "gzip"}:
-        raise UsageError(f"compression {compression!r} is unknown: use None, 'zstd' or 'gzip'")
-    _check_durability(durability)
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _HDF5_SUFFIXES | _ZARR_SUFFIXES:
-        raise UsageError(
-            f"{path} has suffix {path.suffix!r}, which names no container: use .h5 or .hdf5 for "
-            "HDF5, or .zarr for Zarr"
-        )
+    check_options(path, compression=compression, durability=durability)
     if path.is_symlink() or path.exists():
         raise UsageError(f"{path} exists already: choose another name, or append to it")
-    if suffix in _HDF5_SUFFIXES:
+    if path.suffix.lower() in _HDF5_SUFFIXES:
         from trajfile.containers.hdf5 import create_hdf5
 
         return create_hdf5(path, manifest, compression=compression, durability=durability)
     from trajfile.containers.zarr import create_zarr
 
     return create_zarr(path, manifest, compression=compression, durability=durability)
+
+
+def check_options(path: Path, *, compression: Compression, durability: Durability) -> None:
+    """Check what `create` would refuse before there is anything to create.
+
+    Args:
+        path: Where the trajectory will lie; it may exist.
+        compression: As in `create`.
+        durability: As in `create`.
+
+    Raises:
+        UsageError: If the suffix names no container or an option is unknown.
+    """
+    if compression not in {None, "zstd", "gzip"}:
+        raise UsageError(f"compression {compression!r} is unknown: use None, 'zstd' or 'gzip'")
+    _check_durability(durability)
+    if path.suffix.lower() not in _HDF5_SUFFIXES | _ZARR_SUFFIXES:
+        raise UsageError(
+            f"{path} has suffix {path.suffix!r}, which names no container: use .h5 or .hdf5 for "
+            "HDF5, or .zarr for Zarr"
+        )
 
 
 def open_container(

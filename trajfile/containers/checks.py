@@ -7,7 +7,14 @@ import numpy as np
 from trajfile.containers.base import Commit, Rows
 from trajfile.dtypes import numpy_dtype
 from trajfile.errors import RecordError, ShapeMismatch, UndeclaredStream
-from trajfile.schema import ABSENT_BITS, Manifest, SchemaError, StreamSpec, check_manifest
+from trajfile.schema import (
+    ABSENT_BITS,
+    Manifest,
+    SchemaError,
+    StreamSpec,
+    TensorSpec,
+    check_manifest,
+)
 
 
 def check_commit(manifest: Manifest, commit: Commit) -> Manifest:
@@ -66,7 +73,8 @@ def _check_revision(old: Manifest, new: Manifest, step: int) -> None:
     if new.scalars[: len(old.scalars)] != old.scalars:
         raise RecordError(f"scalars can only be added, at step {step}", step=step)
     for before, after in zip(old.streams, new.streams, strict=True):
-        if after.tensors[: len(before.tensors)] != before.tensors:
+        kept = after.tensors[: len(before.tensors)]
+        if [_layout(tensor) for tensor in kept] != [_layout(tensor) for tensor in before.tensors]:
             raise RecordError(
                 f"tensors of {before.name!r} can only be added, at step {step}",
                 step=step,
@@ -80,6 +88,11 @@ def _check_revision(old: Manifest, new: Manifest, step: int) -> None:
                 step=step,
                 stream=before.name,
             )
+
+
+def _layout(tensor: TensorSpec) -> tuple[str, tuple[int, ...], str, int]:
+    # All but first_row: a tensor declared ahead gets its first row when it is first recorded.
+    return tensor.name, tensor.shape, tensor.dtype, tensor.offset
 
 
 def _check_rows(stream: StreamSpec, rows: Rows, step: int) -> None:
