@@ -1,0 +1,104 @@
+"""`trajfile analyze`: one pass over the file, every metric, a report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ..options import (
+    Device,
+    Json,
+    Memory,
+    Metrics,
+    Params,
+    Plan,
+    Run,
+    Set,
+    Steps,
+    metric_ids,
+    metric_options,
+)
+
+
+def analyze(
+    run: Run,
+    metrics: Metrics = None,
+    params: Params = None,
+    steps: Steps = None,
+    device: Device = "auto",
+    memory: Memory = "2GiB",
+    json: Json = None,
+    plan: Plan = False,
+    option: Set = None,
+) -> int:
+    """Compute the metrics in one pass over a run and report what the optimizer did."""
+    from trajfile import open as open_run
+    from trajfile.errors import UsageError
+
+    from ..render.terminal import Terminal
+
+    if plan and json is not None:
+        raise UsageError("--plan computes no report, so there is none for --json to write")
+    if json not in {None, "-"}:
+        _check_writable(Path(str(json)))
+    selection = {
+        "metrics": metric_ids(metrics),
+        "params": params or None,
+        "steps": steps,
+        "memory": memory,
+        "options": metric_options(option),
+    }
+    terminal = Terminal()
+    with open_run(run) as trajectory:
+        if plan:
+            from trajfile.analyze import plan as plan_of
+
+            from ..render.plan import screen as plan_screen
+
+            terminal.show(*plan_screen(terminal, run, plan_of(trajectory, **selection)))
+            return 0
+
+        from trajfile.analyze import analyze as report_on
+
+        from ..render.analyze import screen
+        from ..render.progress import Progress
+
+        with Progress() as progress:
+            report = report_on(trajectory, device=device, progress=progress, **selection)
+        if json == "-":
+            sys.stdout.write(report.to_json() + "\n")
+            return 0
+        if json is not None:
+            _write(Path(json), report.to_json() + "\n")
+        terminal.write(screen(terminal, report, trajectory))
+    return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse before the work, rather than after it, a report that can have no place."""
+    from trajfile.errors import UsageError
+
+    if path.is_dir():
+        raise UsageError(f"--json {path} is a folder; give the path of a file to write")
+    if not path.parent.is_dir():
+        raise UsageError(f"--json {path}: the folder {path.parent} does not exist; create it")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--json {path}: the folder {path.parent} cannot be written to")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader never meets half a report."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # as open() would have made it, not private as mkstemp does
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,129 @@
+"""The arguments and options that commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A recorded run: a .h5 file or a .zarr folder.")
+]
+Params = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--params", metavar="GLOB", help="Only tensors whose name matches; may be repeated."
+    ),
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        metavar="A:B:S",
+        help="Only steps from A up to but not including B, and of these every S-th.",
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="A,B", help="Only these metrics; all by default."),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="auto|cpu|cuda[:i]", help="Where to compute."),
+]
+Memory = Annotated[
+    str,
+    typer.Option("--memory", metavar="SIZE", help="Most memory the pass may use for buffers."),
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="PATH|-",
+        help="Write the whole report as JSON; with - to stdout, and nothing else there.",
+    ),
+]
+Plan = Annotated[
+    bool,
+    typer.Option(
+        "--plan", help="Only print what would be read, how, and which metrics are skipped."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="METRIC.NAME=VALUE",
+        help="Set a metric's option, as `trajfile metrics METRIC` lists them; may be repeated.",
+    ),
+]
+Deep = Annotated[
+    bool, typer.Option("--deep", help="Read every committed byte, and so verify every checksum.")
+]
+Everything = Annotated[bool, typer.Option("--all", help="List every tensor and scalar.")]
+MetricId = Annotated[
+    str | None, typer.Argument(metavar="[ID]", help="A metric's id; without it, all are listed.")
+]
+
+
+def metric_ids(text: str | None) -> list[str] | None:
+    """Read ``--metrics``.
+
+    Args:
+        text: Ids separated by commas, or None.
+
+    Returns:
+        The ids; None, for all metrics, stays None.
+
+    Raises:
+        UsageError: If the text names no metric.
+    """
+    from trajfile.errors import UsageError
+
+    if text is None:
+        return None
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids:
+        raise UsageError(
+            f"--metrics {text!r} names no metric: expected ids separated by commas, as "
+            "`trajfile metrics` lists them"
+        )
+    return ids
+
+
+def metric_options(settings: list[str] | None) -> dict[str, Any]:
+    """Read ``--option``.
+
+    Args:
+        settings: Each ``metric.name=value``, the value a JSON scalar or a plain word.
+
+    Returns:
+        Values by ``metric.name``.
+
+    Raises:
+        UsageError: If a setting is not of that form, or repeats another.
+    """
+    from trajfile.errors import UsageError
+
+    options: dict[str, Any] = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        metric, dot, option = name.strip().partition(".")
+        if not (equals and dot and metric and option):
+            raise UsageError(
+                f"--option {setting!r} is not of the form metric.name=value, "
+                "for example periodicity.delta=0.05"
+            )
+        if name.strip() in options:
+            raise UsageError(f"--option {name.strip()} is given twice; keep one of them")
+        options[name.strip()] = _scalar(value.strip())
+    return options
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, (dict, list)) else value

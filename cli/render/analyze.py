@@ -1,0 +1,227 @@
+"""The screen of `trajfile analyze`: at most forty lines, most important first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from .cadence import cadence
+from .figures import drawn_series, phrases
+from .following import following
+from .info import described
+from .spark import sparkline
+from .standouts import standouts
+from .terminal import Terminal
+from .text import counted, seconds, shorten, size, steps_between
+
+if TYPE_CHECKING:
+    from trajfile.reader import Trajectory
+    from trajfile.report import Finding, Report
+
+HEIGHT = 40
+_MOST_FINDINGS = 6
+_MOST_TENSORS = 5
+_MOST_STREAM_LINES = 4
+
+
+def screen(terminal: Terminal, report: Report, trajectory: Trajectory | None = None) -> list[str]:
+    """The report on one screen.
+
+    Args:
+        terminal: Where it is shown.
+        report: A report of `trajfile.analyze`.
+        trajectory: The run, if it is at hand: adds cadences and gradient provenance.
+
+    Returns:
+        At most `HEIGHT` finished lines: what was recorded, the verdict, findings by severity,
+        a row a metric, tensors that stand out, and what to run next. Findings give way first
+        where the whole would not fit, and say how many are left out.
+    """
+    top = [
+        *_recorded(terminal, report, trajectory),
+        "",
+        *terminal.lines(terminal.line((report.verdict, "verdict"))),
+    ]
+    bottom = [
+        "",
+        *_metrics(terminal, report),
+        *_tensors(terminal, report),
+        "",
+        *_next(terminal, report),
+    ]
+    return [*top, *_findings(terminal, report, HEIGHT - len(top) - len(bottom)), *bottom]
+
+
+def _recorded(terminal: Terminal, report: Report, trajectory: Trajectory | None) -> list[str]:
+    source, run = report.source, report.run
+    version = ".".join(map(str, source.format_version))
+    lines = [terminal.line((source.path, "title"), f"  {source.container} {version}")]
+    parts = [f"{counted(source.parameters, 'parameter')} in {counted(source.tensors, 'tensor')}"]
+    if optimizer := described(source.optimizer):
+        parts.append(optimizer)
+    lines.append(terminal.line(" · ".join(parts)))
+    lines += [terminal.line(line) for line in _streams(report, trajectory)]
+    lines.append(
+        terminal.line(
+            (
+                f"read {size(run.bytes_read)} in {run.passes} pass"
+                f"{'' if run.passes == 1 else 'es'}, {seconds(run.wall_seconds)} on {run.device}",
+                "aside",
+            )
+        )
+    )
+    return terminal.lines(*lines, fit="cut")
+
+
+def _streams(report: Report, trajectory: Trajectory | None) -> list[str]:
+    """Streams of equal extent share a line."""
+    alike: dict[str, list[str]] = {}
+    for name, stream in report.source.streams.items():
+        often = _cadence(trajectory, name, stream.rows, stream.first_step, stream.last_step)
+        extent = f"{counted(stream.rows, 'row')}, steps " + steps_between(
+            stream.first_step, stream.last_step
+        )
+        alike.setdefault(extent + (f", {often}" if often else ""), []).append(name)
+    lines = [f"{', '.join(names)}: {extent}" for extent, names in alike.items()]
+    if trajectory is not None and trajectory.manifest.scalars:
+        lines.append(f"scalars: {shorten(', '.join(trajectory.manifest.scalars), 60)}")
+    if trajectory is not None and trajectory.manifest.gradient:
+        lines[-1] += f" · gradients: {described(trajectory.manifest.gradient)}"
+    if len(lines) > _MOST_STREAM_LINES:
+        rest = len(lines) - _MOST_STREAM_LINES + 1
+        lines[_MOST_STREAM_LINES - 1 :] = [f"and {rest} more (trajfile info shows them)"]
+    return lines
+
+
+def _cadence(
+    trajectory: Trajectory | None, stream: str, rows: int, first: int | None, last: int | None
+) -> str:
+    """How often the stream was recorded, where the analysed rows are a whole range of steps."""
+    if trajectory is None or first is None or last is None or rows < 2:
+        return ""
+    steps = trajectory.steps(stream)
+    steps = steps[(steps >= first) & (steps <= last)]
+    return cadence(steps) if len(steps) == rows else ""
+
+
+def _findings(terminal: Terminal, report: Report, room: int) -> list[str]:
+    """As many findings as fit into the room, each wrapped below its own severity."""
+    folded = _folded(report.findings)
+    blocks = [
+        _hanging(terminal, f"{finding.severity:<5}", finding.severity, _said(finding, same))
+        for finding, same in folded
+    ]
+    for shown in range(min(len(blocks), _MOST_FINDINGS), -1, -1):
+        lines = [line for block in blocks[:shown] for line in block]
+        if left := sum(1 + same for _, same in folded[shown:]):
+            more = f"and {counted(left, 'more finding')} (--json shows all)"
+            lines += terminal.lines(terminal.line(("       " + more, "")))
+        if not lines or len(lines) + 1 <= room:
+            return ["", *lines] if lines else []
+    return []
+
+
+def _folded(findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
+    """Findings of one id and severity count once, with how many more there are."""
+    folded: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        folded.setdefault((finding.id, finding.severity), []).append(finding)
+    return [(alike[0], len(alike) - 1) for alike in folded.values()]
+
+
+def _said(finding: Finding, same: int) -> str:
+    return finding.message + (f" (and {same} more of {finding.id})" if same else "")
+
+
+def _hanging(terminal: Terminal, lead: str, style: str, body: str) -> list[str]:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(terminal.text(lead, style), terminal.text(body))
+    return terminal.lines(grid)
+
+
+def _metrics(terminal: Terminal, report: Report) -> list[str]:
+    """A row a metric; then, in one line, those that could not be computed, and why."""
+    computed = {key: r for key, r in report.metrics.items() if r.status == "ok"}
+    failed = {key: r for key, r in report.metrics.items() if r.status == "error"}
+    absent = {
+        key: r for key, r in report.metrics.items() if r.status in {"skipped", "insufficient"}
+    }
+    lead = max([len(key) for key in report.metrics], default=0) + 2
+    cells = 24 if terminal.width >= 100 else 16
+    drawn = {key: drawn_series(key, result) for key, result in computed.items()}
+    sparks = {key: sparkline(series[1], cells) for key, series in drawn.items() if series}
+    labels = {key: terminal.text(series[0]) for key, series in drawn.items() if series}
+    label = max([text.cell_len for text in labels.values()], default=0)
+    right = label + 1 + cells + (4 if any(log for _, log in sparks.values()) else 0)
+    room = terminal.width - lead - (right + 2 if sparks else 0)
+    lines: list[Text] = []
+    for key, result in computed.items():
+        row = terminal.line((f"{key:<{lead}}", "accent"))
+        row.append_text(_fitting(terminal, phrases(key, result), room))
+        if key in sparks:
+            blocks, log = sparks[key]
+            row.pad_right(lead + room + 2 - row.cell_len)
+            row.append_text(labels[key])
+            row.pad_right(lead + room + 2 + label + 1 - row.cell_len)
+            row.append_text(terminal.text(blocks, "accent"))
+            if log:
+                row.append_text(terminal.text(" log", "aside"))
+        lines.append(row)
+    for key, result in failed.items():
+        lines.append(
+            terminal.line((f"{key:<{lead}}", "accent"), ("failed ", "error"), result.reason or "")
+        )
+    rows = terminal.lines(*lines, fit="cut")
+    if absent:
+        reasons = "; ".join(f"{key} ({_shortest(r.reason)})" for key, r in absent.items())
+        rows += terminal.lines(terminal.line((f"not computed: {reasons}", "aside")))
+    return rows
+
+
+def _fitting(terminal: Terminal, figures: list[str], room: int) -> Text:
+    """The figures that fit, most important first; at least one."""
+    while True:
+        text = terminal.text(" · ".join(figures))
+        if text.cell_len <= room or len(figures) <= 1:
+            break
+        figures = figures[:-1]
+    text.truncate(max(room, 10), overflow="ellipsis")
+    return text
+
+
+def _shortest(reason: str | None) -> str:
+    """The reason up to where its remedy starts."""
+    text = reason or "no reason given"
+    for mark in ("; ", ": ", ". ", ", so ", " - "):
+        text = text.partition(mark)[0]
+    return shorten(text.rstrip("."), 60)
+
+
+def _tensors(terminal: Terminal, report: Report) -> list[str]:
+    if not any(result.per_tensor for result in report.metrics.values()):
+        return []
+    found = standouts(report.metrics)
+    if not found:
+        return []
+    widest = max(len(s.tensor) for s in found[:_MOST_TENSORS])
+    widest = min(widest, terminal.width // 2)
+    lines = [terminal.line(("Tensors that stand out", "accent"))]
+    for standout in found[:_MOST_TENSORS]:
+        name = shorten(standout.tensor, widest)
+        lines.append(terminal.line(f"  {name:<{widest}}  {standout.why}"))
+    if len(found) > _MOST_TENSORS:
+        lines[0].append_text(terminal.text(f" ({_MOST_TENSORS} of {len(found)})", "aside"))
+    return ["", *terminal.lines(*lines, fit="cut")]
+
+
+def _next(terminal: Terminal, report: Report) -> list[str]:
+    command, gives = following(report)
+    line = terminal.line(("Next: ", "accent"), (command, "title"), f"  {gives}")
+    if line.cell_len > terminal.width:
+        line = terminal.line(("Next: ", "accent"), (command, "title"))
+    return terminal.lines(line, fit="whole")  # a command is pasted whole or it is no use

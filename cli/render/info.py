@@ -1,0 +1,238 @@
+"""The screen of `trajfile info`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .cadence import cadence
+from .terminal import Terminal
+from .text import count, counted, listed, number, shorten, size, steps_between
+
+if TYPE_CHECKING:
+    from trajfile.reader import Trajectory
+    from trajfile.schema import StreamSpec, TensorSpec
+
+#: How many tensors, scalars or metadata entries are listed unless all are asked for.
+_LISTED = 20
+_LONGEST_VALUE = 300
+
+
+def screen(
+    terminal: Terminal, trajectory: Trajectory, *, everything: bool
+) -> Iterator[RenderableType]:
+    """What a run holds.
+
+    Args:
+        terminal: Where it is shown.
+        trajectory: The open run.
+        everything: List every tensor, scalar and metadata entry, however many.
+
+    Yields:
+        Blocks to show one after another.
+    """
+    most = None if everything else _LISTED
+    manifest = trajectory.manifest
+    yield terminal.line((trajectory.path, "title"))
+    yield _facts(terminal, _about(trajectory))
+    yield from _section(terminal, "Streams", _streams(terminal, trajectory))
+    yield from _section(terminal, "Scalars", _scalars(terminal, trajectory, most))
+    seen: list[StreamSpec] = []
+    for stream in manifest.streams:
+        if any(_same(stream, other) for other in seen):
+            continue
+        seen.append(stream)
+        title = "Tensors" if len(seen) == 1 else f"Tensors of {stream.name}"
+        yield from _section(terminal, title, _tensors(terminal, stream, most))
+    if manifest.groups:
+        groups = {name: listed(tensors) for name, tensors in manifest.groups.items()}
+        yield from _section(terminal, "Groups", _facts(terminal, groups, most))
+    if manifest.metadata:
+        metadata = {name: _value(value) for name, value in manifest.metadata.items()}
+        yield from _section(terminal, "Metadata", _facts(terminal, metadata, most))
+
+
+def _about(trajectory: Trajectory) -> dict[str, str]:
+    container, manifest = trajectory.container, trajectory.manifest
+    stored = container.stored_bytes()
+    commits = container.commits()
+    facts = {
+        "container": f"{container.kind}, format {'.'.join(map(str, container.format_version))}",
+        "uuid": container.uuid,
+        "on disk": size(stored) + (f" ({count(stored)} bytes)" if stored >= 1024 else ""),
+        "commits": count(len(commits)) + _when(commits),
+    }
+    if manifest.software:
+        facts["written by"] = manifest.software
+    facts["optimizer"] = described(manifest.optimizer) or "not stated"
+    if (
+        "gradients" in manifest.by_name
+        or "gradient_samples" in manifest.by_name
+        or (manifest.gradient)
+    ):
+        facts["gradients"] = described(manifest.gradient) or "stage and source not stated"
+    return facts
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """A mapping in one line: its name first, then ``key value`` for the rest."""
+    named = [str(facts["name"])] if facts.get("name") else []
+    rest = [f"{key} {_value(value)}" for key, value in facts.items() if key != "name"]
+    return " · ".join(named + [part.replace("_", " ") for part in rest])
+
+
+def _when(commits: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+    if not len(commits):
+        return ""
+    try:
+        first, last = (
+            datetime.fromtimestamp(int(ns) / 1e9, UTC) for ns in (commits[0, 2], commits[-1, 2])
+        )
+    except (ValueError, OverflowError, OSError):
+        return ""  # a clock that was never set is no reason to fail
+    end = f"{last:%H:%M:%S}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M:%S}"
+    return f", {first:%Y-%m-%d %H:%M:%S} to {end} UTC"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        text = json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_VALUE else value[: _LONGEST_VALUE - 1] + "…"
+    return number(value, 6)
+
+
+def _section(
+    terminal: Terminal, title: str, body: RenderableType | None
+) -> Iterator[RenderableType]:
+    if body is not None:
+        yield Text()
+        yield terminal.line((title, "accent"))
+        yield body
+
+
+def _facts(terminal: Terminal, facts: Mapping[str, str], most: int | None = None) -> RenderableType:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in list(facts.items())[:most]:
+        grid.add_row(terminal.text(f"  {shorten(name, 30)}"), terminal.text(value))
+    if most is not None and len(facts) > most:
+        grid.add_row(terminal.text(f"  and {count(len(facts) - most)} more (--all)"), "")
+    return grid
+
+
+def _columns(terminal: Terminal, titles: Sequence[str], right: Sequence[int]) -> Table:
+    """A table without rules: a header, columns two spaces apart, the first one indented."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for index, _ in enumerate(titles):
+        table.add_column(
+            justify="right" if index in right else "left",
+            no_wrap=index != len(titles) - 1,
+            overflow="ellipsis" if index == 0 else "fold",
+        )
+    table.add_row(*(terminal.text(f"  {t}" if not i else t, "aside") for i, t in enumerate(titles)))
+    return table
+
+
+def _streams(terminal: Terminal, trajectory: Trajectory) -> RenderableType | None:
+    table = _columns(terminal, ("", "rows", "steps", "cadence", "one row"), right=(1,))
+    for stream in trajectory.manifest.streams:
+        steps = trajectory.steps(stream.name)
+        first, last = (int(steps[0]), int(steps[-1])) if len(steps) else (None, None)
+        samples = len(steps) / max(len(np.unique(steps)), 1)
+        often = cadence(steps) + (f", {number(samples)} samples each" if stream.sampled else "")
+        lanes = ", ".join(f"{count(columns)} {dtype}" for dtype, columns in stream.lanes.items())
+        table.add_row(
+            *(
+                terminal.text(cell)
+                for cell in (
+                    f"  {stream.name}",
+                    count(len(steps)),
+                    steps_between(first, last),
+                    often,
+                    f"{lanes or 'empty'}, {size(stream.row_bytes)}",
+                )
+            )
+        )
+    return table if table.row_count > 1 else None
+
+
+def _scalars(terminal: Terminal, trajectory: Trajectory, most: int | None) -> RenderableType | None:
+    table = _columns(
+        terminal, ("", "values", "steps", "cadence", "first → last", "range"), right=(1,)
+    )
+    names = list(trajectory.manifest.scalars)
+    for name in names[:most]:
+        steps, values = trajectory.scalars[name]
+        finite = values[np.isfinite(values)]
+        ends = f"{number(float(values[0]))} → {number(float(values[-1]))}" if len(values) else ""
+        extent = (
+            f"{number(float(finite.min()))} … {number(float(finite.max()))}"
+            if (len(finite))
+            else ""
+        )
+        if lost := len(values) - len(finite):
+            extent += f" ({counted(lost, 'value')} not finite)"
+        first, last = (int(steps[0]), int(steps[-1])) if len(steps) else (None, None)
+        cells = (
+            f"  {shorten(name, 30)}",
+            count(len(values)),
+            steps_between(first, last),
+            cadence(steps),
+            ends,
+            extent,
+        )
+        table.add_row(*(terminal.text(cell) for cell in cells))
+    if most is not None and len(names) > most:
+        table.add_row(terminal.text(f"  and {count(len(names) - most)} more (--all)"))
+    return table if names else None
+
+
+def _tensors(terminal: Terminal, stream: StreamSpec, most: int | None) -> RenderableType | None:
+    table = _columns(terminal, ("", "shape", "dtype", "elements", "size"), right=(3, 4))
+    for tensor in stream.tensors[:most]:
+        cells = (
+            f"  {shorten(tensor.name, max(terminal.width - 50, 20))}",
+            _shape(tensor),
+            tensor.dtype + (f" from row {count(tensor.first_row)}" if tensor.first_row else ""),
+            count(tensor.size),
+            size(_bytes(tensor)),
+        )
+        table.add_row(*(terminal.text(cell) for cell in cells))
+    if most is not None and len(stream.tensors) > most:
+        rest = stream.tensors[most:]
+        cells = (
+            f"  and {count(len(rest))} more (--all)",
+            "",
+            "",
+            count(sum(tensor.size for tensor in rest)),
+            size(sum(map(_bytes, rest))),
+        )
+        table.add_row(*(terminal.text(cell) for cell in cells))
+    return table if stream.tensors else None
+
+
+def _shape(tensor: TensorSpec) -> str:
+    return " × ".join(map(str, tensor.shape)) or "scalar"
+
+
+def _bytes(tensor: TensorSpec) -> int:
+    from trajfile.dtypes import ITEM_SIZES
+
+    return tensor.size * ITEM_SIZES[tensor.dtype]
+
+
+def _same(stream: StreamSpec, other: StreamSpec) -> bool:
+    """Whether two streams hold tensors of the same names, shapes and dtypes."""
+    return [(t.name, t.shape, t.dtype) for t in stream.tensors] == [
+        (t.name, t.shape, t.dtype) for t in other.tensors
+    ]

@@ -1,0 +1,97 @@
+"""A progress bar on stderr, for work that takes longer than a moment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from .text import seconds, size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+#: Work shorter than this shows no bar, in seconds.
+_PATIENCE = 1.0
+
+
+class Progress:
+    """Called with the bytes done and the bytes in all; a bar with throughput and time left.
+
+    Nothing is drawn off a terminal, and nothing within the first second.
+    """
+
+    def __init__(self) -> None:
+        self._watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        """Start counting time."""
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note progress; draw it if anybody watches and it takes long enough.
+
+        Args:
+            done: Bytes of recorded rows worked through so far.
+            total: Bytes of recorded rows in all.
+        """
+        elapsed = time.monotonic() - self._started
+        if not self._watched or elapsed < _PATIENCE:
+            return
+        if self._bar is None:
+            self._bar = _bar()
+            self._bar.start()
+            self._task = self._bar.add_task("reading", total=total, figures="")
+        if self._task is not None:
+            self._bar.update(
+                self._task, completed=done, total=total, figures=figures(done, total, elapsed)
+            )
+
+
+def figures(done: int, total: int, elapsed: float) -> str:
+    """Amount, throughput and time left, as text.
+
+    Args:
+        done: Bytes done.
+        total: Bytes in all.
+        elapsed: Seconds since the start.
+
+    Returns:
+        For example ``1.2 GiB of 8.0 GiB · 900 MiB/s · 7.6 s left``.
+    """
+    amount = f"{size(done)} of {size(total)}"
+    if not done or elapsed <= 0:
+        return amount
+    rate = done / elapsed
+    return f"{amount} · {size(int(rate))}/s · {seconds((total - done) / rate)} left"
+
+
+def _bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30, style="bar.back"),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))),
+        transient=True,
+    )

@@ -1,0 +1,57 @@
+"""The screen of `trajfile validate`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from .terminal import Terminal
+from .text import counted
+
+if TYPE_CHECKING:
+    from trajfile.report import Finding
+
+
+def screen(
+    terminal: Terminal, path: str, findings: Sequence[Finding], *, deep: bool
+) -> Iterator[RenderableType]:
+    """One line a finding, most severe first, then the outcome in one line.
+
+    Args:
+        terminal: Where it is shown.
+        path: The run, as given.
+        findings: What `trajfile.validate` found.
+        deep: Whether every committed byte was read.
+
+    Yields:
+        Lines to show one after another.
+    """
+    from trajfile.report import SEVERITIES
+
+    for severity in SEVERITIES:
+        for finding in findings:
+            if finding.severity == severity:
+                where = finding.evidence.get("location")
+                yield terminal.line(
+                    (finding.id, "title"),
+                    "  ",
+                    (f"{severity:<5}", severity),
+                    f"  {where}: {finding.message}" if where else f"  {finding.message}",
+                )
+    counts = Counter(finding.severity for finding in findings)
+    found = ", ".join(
+        counted(counts[severity], _NOUNS[severity]) for severity in SEVERITIES if counts[severity]
+    )
+    depth = "every checksum verified" if deep else "data not read; --deep verifies every checksum"
+    if counts["error"]:
+        yield terminal.line((path, "title"), ": ", ("not valid", "error"), f" ({found})")
+    else:
+        yield terminal.line(
+            (path, "title"), ": ", ("valid", "good"), f" ({found + '; ' if found else ''}{depth})"
+        )
+
+
+_NOUNS = {"error": "error", "warn": "warning", "info": "remark"}
