@@ -1,0 +1,176 @@
+"""Opening an HDF5 file that may be unfinished, foreign, damaged or hostile.
+
+The superblock is read first with plain file operations; the library is let in only where that is
+known to end well. Then every link is looked at before anything behind it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o, h5z
+
+from trajfile.containers.regular import open_regular
+from trajfile.errors import Damaged, NotATrajectory, Unsafe
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ZSTD_FILTER = 32015
+
+_ALLOWED_FILTERS = {
+    h5z.FILTER_SHUFFLE,
+    h5z.FILTER_FLETCHER32,
+    h5z.FILTER_DEFLATE,
+    ZSTD_FILTER,
+}
+_MAX_OBJECTS = 100_000
+_WRITING = 0x01
+_SWMR = 0x04
+
+
+class Superblock(NamedTuple):
+    """What the first bytes of an HDF5 file say.
+
+    Attributes:
+        version: Of the superblock; 3 in files of ours.
+        writing: A writer has, or had, the file open.
+        swmr: It is, or was, appending in single-writer mode, which readers may join.
+        end: End-of-file address as of the last clean state; 0 before version 2.
+    """
+
+    version: int
+    writing: bool
+    swmr: bool
+    end: int
+
+
+def read_superblock(path: Path) -> Superblock:
+    """Read the superblock.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it says.
+
+    Raises:
+        NotATrajectory: If it is not HDF5. A file shorter than it says is `Damaged`.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        head = file.read(48)
+        size = os.fstat(file.fileno()).st_size
+    if not head.startswith(SIGNATURE):
+        raise NotATrajectory(
+            f"{path} is not an HDF5 file: it does not begin with the HDF5 signature",
+            path=path,
+            rule="T002",
+        )
+    if len(head) < 48:
+        cut_short(path, f"{size} bytes do not hold a superblock")
+    version, flags = head[8], head[11]
+    if version < 2:
+        return Superblock(version, writing=False, swmr=False, end=0)
+    (end,) = struct.unpack_from("<Q", head, 28)
+    if size < end:
+        cut_short(path, f"expected {end} bytes, found {size}")
+    return Superblock(version, bool(flags & _WRITING), bool(flags & _SWMR), end)
+
+
+def cut_short(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
+    """Report a file that is cut short or that the HDF5 library cannot make sense of."""
+    raise Damaged(
+        f"{path} is truncated or damaged: {what}; restore it from a copy", path=path, rule="T006"
+    ) from cause
+
+
+def open_for_reading(path: Path) -> h5py.File:
+    """Open the file read-only, also while a writer appends or after it was killed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The open file, its links not yet checked.
+
+    Raises:
+        Damaged: If its creation was not finished, or the library cannot open it.
+    """
+    superblock = read_superblock(path)
+    if superblock.writing and not superblock.swmr:
+        raise Damaged(
+            f"{path} is being created, or its writer was killed before the first step: wait, or "
+            "delete it if no program is writing it",
+            path=path,
+            rule="T018",
+        )
+    try:
+        return h5py.File(path, "r", swmr=superblock.swmr)
+    except OSError as error:
+        cut_short(path, str(error), error)
+
+
+def check_links(file: h5py.File, path: Path) -> None:
+    """Refuse whatever leads out of the file, before any of it is opened.
+
+    Args:
+        file: The open file.
+        path: Where it lies.
+    """
+    pending, seen = [("/", file.id)], {h5o.get_info(file.id).addr}
+    while pending:
+        prefix, group = pending.pop()
+        for raw in list(h5g.GroupIter(group)):
+            place = prefix + raw.decode("utf-8", "backslashreplace")
+            if group.links.get_info(raw).type != h5l.TYPE_HARD:
+                _refuse(path, place, "is a soft or external link", "T013")
+            info = h5o.get_info(group, raw)
+            if info.addr in seen or len(seen) >= _MAX_OBJECTS:
+                _refuse(path, place, "is linked twice, or there are too many", "T013")
+            seen.add(info.addr)
+            if info.type == h5o.TYPE_GROUP:
+                pending.append((place + "/", h5g.open(group, raw)))
+
+
+def check_storage(dataset: h5d.DatasetID, path: Path, place: str) -> tuple[int, ...]:
+    """Refuse a dataset whose data lie elsewhere or pass through unknown code.
+
+    Args:
+        dataset: The dataset.
+        path: The file.
+        place: The dataset's place in it.
+
+    Returns:
+        The ids of its filters, in order.
+
+    Raises:
+        Damaged: If it is not chunked.
+    """
+    plist = dataset.get_create_plist()
+    if plist.get_external_count() or plist.get_layout() == h5d.VIRTUAL:
+        _refuse(path, place, "has external or virtual storage", "T014")
+    filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
+    unknown = [filter_id for filter_id in filters if filter_id not in _ALLOWED_FILTERS]
+    if unknown:
+        _refuse(path, place, f"passes through HDF5 filter {unknown[0]}", "T015")
+    if plist.get_layout() != h5d.CHUNKED:
+        raise Damaged(
+            f"{path}, {place}: the array is not chunked, so rows cannot have been appended; "
+            "write it with a conforming writer",
+            path=path,
+            location=place,
+            rule="T007",
+        )
+    return filters
+
+
+def _refuse(path: Path, place: str, what: str, rule: str) -> NoReturn:
+    raise Unsafe(
+        f"{path}, {place} {what}, which a safe reader does not follow: read only files from a "
+        "conforming writer",
+        path=path,
+        location=place,
+        rule=rule,
+    )

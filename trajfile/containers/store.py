@@ -1,0 +1,176 @@
+"""What the journal asks of a physical store, and the arrays of which a trajectory consists.
+
+Two kinds of array: tables are small, grow at the end and are rewritten in place while their last
+chunk fills, so they carry no chunk checksum (a kill amid such a rewrite would take older rows
+along) and the commit record checks them instead. Lanes are bulk: each chunk is written once, with
+its own checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.containers.base import Array
+from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
+
+#: A chunk of a lane holds at most this many elements of one row.
+MAX_CHUNK_COLUMNS = 262144
+
+#: More bytes than this in /manifest are refused.
+MAX_MANIFEST_BYTES = 2**30
+
+MANIFEST = "manifest"
+COMMITS = "commits"
+SCALAR_STEP = "scalars/step"
+SCALAR_VALUE = "scalars/value"
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the layout.
+
+    Attributes:
+        key: Its place, such as ``streams/params/float32``.
+        dtype: Its dtype, by the name in the dtype table.
+        columns: Number of columns; None if it has one dimension.
+        chunk: Shape of a chunk.
+        lane: Whether it is a lane rather than a table.
+        fill: Bits of an element that was never written.
+    """
+
+    key: str
+    dtype: str
+    columns: int | None
+    chunk: tuple[int, ...]
+    lane: bool = False
+    fill: int = 0
+
+
+def stream_key(stream: str, array: str) -> str:
+    """Key of a lane, or of ``step`` or ``sample``, of a stream."""
+    return f"streams/{stream}/{array}"
+
+
+def chunk_width(columns: int) -> int:
+    """Columns of a chunk: equal parts of the lane, so that the last is not mostly empty.
+
+    Args:
+        columns: Columns of the lane at creation.
+
+    Returns:
+        ceil(N / ceil(N / 262144)), at least 1.
+    """
+    parts = max(1, -(-columns // MAX_CHUNK_COLUMNS))
+    return max(1, -(-columns // parts))
+
+
+def commit_columns(streams: int) -> int:
+    """Width of the commit record of a trajectory with that many streams."""
+    return 8 + 2 * streams
+
+
+def layout(manifest: Manifest) -> list[ArraySpec]:
+    """Every array of a trajectory, as created from the first revision of its manifest.
+
+    Args:
+        manifest: Any revision; only the numbers of columns differ between them.
+
+    Returns:
+        The arrays, in the order of creation.
+    """
+    width = commit_columns(len(manifest.streams))
+    manifest_chunk = min(max(len(manifest.to_line()), 4096), 2**20)
+    scalars = len(manifest.scalars)
+    specs = [
+        ArraySpec(MANIFEST, "uint8", None, (manifest_chunk,)),
+        ArraySpec(COMMITS, "uint64", width, (128, width)),
+        ArraySpec(SCALAR_STEP, "int64", None, (512,)),
+        ArraySpec(SCALAR_VALUE, "float64", scalars, (128, max(scalars, 8)), fill=ABSENT_BITS),
+    ]
+    for stream in manifest.streams:
+        specs += _stream_layout(stream)
+    return specs
+
+
+def _stream_layout(stream: StreamSpec) -> list[ArraySpec]:
+    specs = [ArraySpec(stream_key(stream.name, "step"), "int64", None, (512,))]
+    if stream.sampled:
+        specs.append(ArraySpec(stream_key(stream.name, "sample"), "int32", None, (512,)))
+    for lane, columns in stream.lanes.items():
+        chunk = (1, chunk_width(columns))
+        specs.append(ArraySpec(stream_key(stream.name, lane), lane, columns, chunk, lane=True))
+    return specs
+
+
+class ArrayStore(Protocol):
+    """Named arrays that only grow, somewhere on a disk.
+
+    Methods that meet a full disk raise `ResourceError`; those that meet bytes which contradict
+    themselves raise `Damaged`.
+    """
+
+    kind: str
+    path: str
+    uuid: str
+    format_version: tuple[int, int]
+
+    def expect(self, specs: Iterable[ArraySpec]) -> None:
+        """Check that the arrays exist as specified, with at least as many columns."""
+        ...
+
+    def columns(self, key: str) -> int:
+        """Columns that the array has now."""
+        ...
+
+    def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
+        """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
+        ...
+
+    def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
+        """Write rows of a table from row ``start`` on, which was its end."""
+        ...
+
+    def widen(self, key: str, columns: int) -> None:
+        """Give an array at least that many columns."""
+        ...
+
+    def read(self, key: str, rows: slice, columns: slice, out: Array) -> None:
+        """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
+        ...
+
+    def write(self, key: str, start: int, values: Array) -> None:
+        """Write whole rows of a lane from row ``start`` on."""
+        ...
+
+    def chunk_columns(self, key: str) -> int:
+        """Columns of a chunk of a lane."""
+        ...
+
+    def truncate(self, key: str, rows: int) -> None:
+        """Forget rows from ``rows`` on."""
+        ...
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Hand the arrays to the operating system, so that they survive a kill."""
+        ...
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Force the flushed arrays to the disk, so that they survive a loss of power."""
+        ...
+
+    def begin(self) -> None:
+        """All arrays exist: from here on rows are appended and readers may come."""
+        ...
+
+    def stored_bytes(self) -> int:
+        """Size on disk in bytes."""
+        ...
+
+    def close(self) -> None:
+        """Release the files."""
+        ...
