@@ -1,0 +1,105 @@
+"""Committing in a thread, in order, with bounded memory."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from trajfile.containers.base import Commit
+
+
+class Committer:
+    """A queue of commits and the one thread that works it off.
+
+    What is queued, being packed and being written never exceeds the limit together, except that
+    a single commit larger than the limit passes alone. The first failure stops the queue: what
+    was committed before it stays, what was queued after it is dropped, and the error is raised
+    in the caller's thread.
+    """
+
+    def __init__(self, commit: Callable[[Commit], None], limit: int):
+        self._commit = commit
+        self._limit = limit
+        self._held = 0
+        self._queue: deque[tuple[int, Commit]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._raised = False
+        # A daemon, so that a program that forgets to close still ends; the exit hook then
+        # commits what is queued.
+        self._thread = threading.Thread(target=self._work, name="trajfile-commit", daemon=True)
+        self._thread.start()
+        atexit.register(self._drain)
+
+    def put(self, nbytes: int, pack: Callable[[], Commit]) -> None:
+        """Queue a commit, waiting until there is room for it.
+
+        Args:
+            nbytes: Bytes it will hold.
+            pack: Makes it, once there is room.
+
+        Raises:
+            BaseException: Whatever a commit queued earlier failed with.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._error is not None or self._held == 0 or self._held + nbytes <= self._limit
+                )
+            )
+            if self._error is not None:
+                self._raised = True
+                raise self._error
+            self._held += nbytes
+        try:
+            commit = pack()
+        except BaseException:
+            self._release(nbytes)
+            raise
+        with self._changed:
+            self._queue.append((nbytes, commit))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Commit what is queued and stop the thread.
+
+        Raises:
+            BaseException: Whatever a commit failed with, unless `put` has raised it already.
+        """
+        self._drain()
+        atexit.unregister(self._drain)
+        if self._error is not None and not self._raised:
+            self._raised = True
+            raise self._error
+
+    def _drain(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _release(self, nbytes: int) -> None:
+        with self._changed:
+            self._held -= nbytes
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    return
+                nbytes, commit = self._queue.popleft()
+            try:
+                self._commit(commit)
+            except BaseException as error:
+                with self._changed:
+                    self._error = error
+                    self._queue.clear()
+                    self._changed.notify_all()
+                return
+            del commit  # before its bytes count as free
+            self._release(nbytes)

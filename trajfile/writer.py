@@ -1,0 +1,270 @@
+"""Recording a trajectory: one `append` a step, one commit an append."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from trajfile import __version__
+from trajfile.background import Committer
+from trajfile.containers import Compression, Durability, check_options, create, open_container
+from trajfile.containers.base import Container
+from trajfile.errors import FormatError, UsageError
+from trajfile.intake import Given
+from trajfile.provenance import check_groups, check_statement
+from trajfile.recording import Recording
+from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, OPTIMIZER_PREFIX, PARAMS, UPDATES, Manifest
+
+Mode = Literal["x", "w", "a"]
+
+
+class Writer:
+    """Appends the steps of a training run to a file.
+
+    What belongs to step k: the parameters before update k, the gradients taken there, the update
+    with theta_{k+1} = theta_k - learning_rate_k * update_k, and the loss and learning rate of
+    that very step. Streams are fixed by the first `append`: it declares what it holds, the
+    optimizer's name declares the slots that optimizer keeps, and `declare` any other stream that
+    starts later. The file comes into being with the first append.
+
+    Use it as a context manager, or call `close`. A program killed in between loses nothing that
+    `append` has returned from (with ``background=True``: nothing that has left the queue).
+
+    Example:
+        >>> import tempfile, numpy as np, trajfile
+        >>> path = tempfile.mkdtemp() + "/run.h5"
+        >>> with trajfile.Writer(path, optimizer={"name": "SGD"}) as writer:
+        ...     for step in range(3):
+        ...         writer.append(
+        ...             step,
+        ...             params={"w": np.full(2, 0.5**step, np.float32)},
+        ...             scalars={"loss": 0.25**step},
+        ...         )
+        >>> with trajfile.open(path) as run:
+        ...     run["params"]["w"][1:]
+        array([[0.5 , 0.5 ],
+               [0.25, 0.25]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        mode: Mode = "x",
+        *,
+        compression: Compression = None,
+        durability: Durability = "process",
+        optimizer: Mapping[str, Any] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        gradient: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        background: bool = False,
+        queue_bytes: int = 256 * 2**20,
+    ):
+        """Prepare to record.
+
+        Args:
+            path: Where; ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder.
+            mode: ``x``: create, and refuse an existing path. ``w``: replace an existing
+                trajectory (at the first append), and refuse anything else. ``a``: continue an
+                existing trajectory, or create it.
+            compression: None, ``zstd`` or ``gzip``; a file that is continued keeps its own.
+            durability: ``process``: a commit survives the program's death; ``power``: each is
+                forced to the disk as well.
+            optimizer: ``name`` as PyTorch calls it, ``weight_decay``, ``decoupled_weight_decay``,
+                ``momentum``, ``nesterov``, ``betas``, ... When a file is continued, this and the
+                next three replace what it says, from the next append on, if given.
+            groups: Lists of tensor names: ``scale_invariant``, and ``layers`` in order.
+            gradient: ``stage``: raw, scaled or clipped; ``source``: mini_batch or full_batch;
+                ``batch_size``, ``dataset_size``.
+            metadata: Anything that JSON can hold.
+            background: Whether `append` returns once the step is queued and a thread commits it.
+            queue_bytes: Bound in bytes on what is queued; a larger single step passes alone.
+
+        Raises:
+            UsageError: If an argument is not one of these, or the path is taken or unusable.
+        """
+        self.path = Path(path)
+        self._closed = False
+        self._container: Container | None = None
+        self._queue: Committer | None = None
+        self._options = (compression, durability)
+        if mode not in ("x", "w", "a"):
+            raise UsageError(f"mode {mode!r} is unknown: use 'x', 'w' or 'a'")
+        if queue_bytes < 1:
+            raise UsageError(f"queue_bytes is {queue_bytes}, expected at least 1")
+        stated = Manifest(
+            optimizer=check_statement(optimizer, "optimizer"),
+            groups=check_groups(groups),
+            gradient=check_statement(gradient, "gradient"),
+            metadata=check_statement(metadata, "metadata"),
+            software=f"trajfile {__version__}",
+        )
+        check_options(self.path, compression=compression, durability=durability)
+        taken = self.path.is_symlink() or self.path.exists()
+        if taken and mode == "x":
+            raise UsageError(
+                f"{self.path} exists already: pass mode='a' to continue it, mode='w' to replace "
+                "it, or another path"
+            )
+        if taken and mode == "w":
+            _check_replaceable(self.path)
+        if not self.path.parent.is_dir():
+            raise UsageError(f"{self.path.parent} is not a folder: create it first")
+        if taken and mode == "a":
+            self._container = open_container(self.path, writable=True, durability=durability)
+            self._recording = Recording.resume(self._container, stated)
+        else:
+            self._recording = Recording(stated)
+        self._replace = taken and mode == "w"
+        self._queue_bytes = queue_bytes if background else 0
+
+    def declare(self, stream: str, like: Mapping[str, object] | str) -> None:
+        """Declare a stream that starts after the first append.
+
+        Args:
+            stream: ``params``, ``gradients``, ``updates``, ``gradient_samples`` or
+                ``optimizer/<slot>``.
+            like: Arrays by tensor name, of the shapes and dtypes it will hold (for
+                gradient_samples: of one sample), or the name of a declared stream. A file that
+                is continued and has the stream keeps it as it is.
+
+        Raises:
+            RecordError: If it comes after the first append, or declares nothing or twice.
+        """
+        self._check_open()
+        self._recording = self._recording.declare(stream, like)
+
+    def append(
+        self,
+        step: int,
+        *,
+        params: Given | None = None,
+        gradients: Given | None = None,
+        updates: Given | None = None,
+        optimizer: Mapping[str, Given] | None = None,
+        gradient_samples: Given | None = None,
+        scalars: Given | None = None,
+    ) -> None:
+        """Record one step, or nothing of it.
+
+        Each stream has its own cadence: leave out what is not recorded at this step. With
+        nothing at all, nothing is committed.
+
+        Args:
+            step: The optimizer-step count; larger than any before in the same stream.
+            params: The parameters before this step's update, by tensor name.
+            gradients: The gradients taken there.
+            updates: What the update will subtract, before the learning rate multiplies it.
+            optimizer: The optimizer's slots, such as ``{"exp_avg": {name: array}}``. Tensors
+                absent from a slot's first row are taken as frozen until they appear.
+            gradient_samples: For each tensor an array of shape (L, *shape): gradients of L
+                mini-batches at these parameters.
+            scalars: Numbers by name, such as ``loss`` and ``learning_rate``; None is absent, NaN
+                is a value.
+
+        Raises:
+            RecordError: If this cannot be recorded; the file is as it was and stays open.
+            ResourceError: If the disk is full; committed steps stay readable.
+            UsageError: If the writer is closed or the file cannot be created.
+        """
+        self._check_open()
+        streams: dict[str, Given | None] = {
+            PARAMS: params,
+            GRADIENTS: gradients,
+            UPDATES: updates,
+            GRADIENT_SAMPLES: gradient_samples,
+        }
+        streams |= {OPTIMIZER_PREFIX + str(slot): row for slot, row in (optimizer or {}).items()}
+        present = {name: given for name, given in streams.items() if given is not None}
+        pending = self._recording.prepare(step, present, scalars or {})
+        if pending.is_empty:
+            return
+        if self._container is None:
+            self._container = self._create(pending.manifest)
+            # From here on the streams are fixed, even if this first commit fails.
+            self._recording = replace(
+                self._recording, manifest=pending.manifest, written=pending.manifest
+            )
+            pending = replace(pending, before=self._recording)
+        if self._queue_bytes:
+            self._queue = self._queue or Committer(self._container.append, self._queue_bytes)
+            self._queue.put(pending.nbytes, pending.pack)
+        else:
+            self._container.append(pending.pack())
+        self._recording = pending.after()
+
+    def close(self) -> None:
+        """Commit what is queued and close the file; closing twice does nothing.
+
+        Raises:
+            TrajfileError: What a queued commit failed with, unless `append` has raised it.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._queue is not None:
+                self._queue.close()
+        finally:
+            if self._container is not None:
+                self._container.close()
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close; what the body raised goes on."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """The path and how far it has got."""
+        state = "closed" if self._closed else f"last step {self._recording.step}"
+        return f"<trajfile.Writer {self.path} ({state})>"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the writer of {self.path} is closed; open it again with mode='a'")
+
+    def _create(self, manifest: Manifest) -> Container:
+        compression, durability = self._options
+        try:
+            if self._replace:
+                _remove(self.path)
+                self._replace = False
+            return create(self.path, manifest, compression=compression, durability=durability)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be created: {error}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        if path.is_file() and path.stat().st_size == 0:
+            return
+    try:
+        open_container(path).close()
+    except FormatError as error:
+        raise UsageError(
+            f"{path} will not be replaced, because it does not read as a trajectory ({error}); "
+            "remove it yourself if it may go"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
