@@ -1,3 +1,99 @@
-"""trajfile: record a neural network's training trajectory once, and ask it questions later."""
+"""trajfile: record a neural network's training trajectory once, and ask it questions later.
+
+`Writer` records, `open` reads, `analyze` answers, `validate` checks. Importing the package loads
+none of h5py, zarr and torch: each name brings what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from trajfile.analyze import analyze as analyze
+    from trajfile.errors import (
+        Damaged,
+        FormatError,
+        MissingStream,
+        MissingTensor,
+        NotATrajectory,
+        RecordError,
+        ResourceError,
+        ShapeMismatch,
+        StepOrder,
+        TrajfileError,
+        UndeclaredStream,
+        UnknownTensor,
+        Unsafe,
+        UnsupportedVersion,
+        UsageError,
+    )
+    from trajfile.reader import Trajectory
+    from trajfile.reader import open_trajectory as open
+    from trajfile.report import Report
+    from trajfile.validate import validate as validate
+    from trajfile.writer import Writer
+
+__all__ = [
+    "Damaged",
+    "FormatError",
+    "MissingStream",
+    "MissingTensor",
+    "NotATrajectory",
+    "RecordError",
+    "Report",
+    "ResourceError",
+    "ShapeMismatch",
+    "StepOrder",
+    "Trajectory",
+    "TrajfileError",
+    "UndeclaredStream",
+    "UnknownTensor",
+    "Unsafe",
+    "UnsupportedVersion",
+    "UsageError",
+    "Writer",
+    "__version__",
+    "analyze",
+    "open",
+    "validate",
+]
+
+_PLACES = {
+    "Report": "report",
+    "Trajectory": "reader",
+    "Writer": "writer",
+    "analyze": "analyze",
+    "open": "reader",
+    "validate": "validate",
+}
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # `analyze` and `validate` are functions here and modules of the same name below. The
+        # import system binds a submodule to its package when it is first imported, from
+        # anywhere; the public name must stay the function.
+        if name in {"analyze", "validate"} and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'trajfile' has no attribute {name!r}")
+    module = import_module(f"trajfile.{_PLACES.get(name, 'errors')}")
+    value = getattr(module, "open_trajectory" if name == "open" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _Package

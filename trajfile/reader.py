@@ -1,0 +1,243 @@
+"""Opening a trajectory: names, steps and scalars at once, tensors when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.containers import open_container
+from trajfile.containers.base import Container
+from trajfile.engine.header import Header
+from trajfile.errors import UsageError
+from trajfile.lazy import StreamView
+from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
+from trajfile.selection import StepSlice, select_tensors
+
+ScalarSeries = tuple[NDArray[np.int64], NDArray[np.float64]]
+
+
+def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
+    """Open a recorded trajectory, also while another process appends to it.
+
+    Args:
+        path: An HDF5 file or a Zarr folder.
+
+    Returns:
+        What had been committed by now.
+
+    Raises:
+        NotATrajectory: If there is nothing, or some other program's file.
+        UnsupportedVersion: If it needs a newer version of this program.
+        Damaged: If its bytes contradict its checksums.
+        Unsafe: If it holds a construct that must not be followed.
+    """
+    return Trajectory(open_container(Path(path)))
+
+
+class Trajectory:
+    """A recorded trajectory as of its last commit when it was opened.
+
+    Attributes:
+        container: Where it is stored.
+        manifest: What it holds.
+    """
+
+    def __init__(self, container: Container):
+        self.container = container
+        self.manifest: Manifest = container.manifest()
+        self._keys = {name: container.keys(name) for name in self.manifest.by_name}
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return self.container.path
+
+    @property
+    def uuid(self) -> str:
+        """Its identity, given at creation and kept by copies."""
+        return self.container.uuid
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the declared streams; one without rows has no steps."""
+        return tuple(self.manifest.by_name)
+
+    def steps(self, stream: str) -> NDArray[np.int64]:
+        """The step of each row of a stream.
+
+        Args:
+            stream: Its name.
+
+        Returns:
+            int64, increasing; in gradient_samples a step repeats once per sample.
+
+        Raises:
+            UsageError: If there is no such stream.
+        """
+        return self[stream].steps
+
+    def tensors(self, stream: str) -> dict[str, TensorSpec]:
+        """The tensors of a stream, in recorded order.
+
+        Args:
+            stream: Its name.
+
+        Returns:
+            Name, shape, dtype and place of each.
+
+        Raises:
+            UsageError: If there is no such stream.
+        """
+        return dict(self[stream].spec.by_name)
+
+    def __getitem__(self, stream: str) -> StreamView:
+        """A stream, nothing of it read yet.
+
+        Args:
+            stream: Its name.
+
+        Returns:
+            Its tensors by name.
+
+        Raises:
+            UsageError: If there is no such stream.
+        """
+        if stream not in self._keys:
+            raise UsageError(
+                f"{self.path} has no stream {stream!r}; it has {', '.join(self.streams) or 'none'}"
+            )
+        return StreamView(self.container, self.manifest.by_name[stream], *self._keys[stream])
+
+    def __contains__(self, stream: object) -> bool:
+        """Whether a stream is declared."""
+        return stream in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        """The streams' names."""
+        return iter(self.streams)
+
+    @cached_property
+    def scalars(self) -> Mapping[str, ScalarSeries]:
+        """Each scalar's (steps, values) where it was recorded, int64 and float64.
+
+        A recorded NaN is a value; an absent one is left out.
+        """
+        steps, values = self.container.scalars()
+        series = {}
+        for column, name in enumerate(self.manifest.scalars):
+            recorded = np.ascontiguousarray(values[:, column])
+            present = recorded.view(np.uint64) != np.uint64(ABSENT_BITS)
+            series[name] = (steps[present], recorded[present])
+        return series
+
+    def row_index(self, stream: str, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of a stream at the given steps.
+
+        Args:
+            stream: Its name.
+            steps: Recorded steps, int64, shape (n,).
+
+        Returns:
+            int64: one row for each step, in gradient_samples every sample's row.
+
+        Raises:
+            UsageError: If there is no such stream or a step is not recorded in it.
+        """
+        recorded = self.steps(stream)
+        first = np.searchsorted(recorded, steps, side="left")
+        last = np.searchsorted(recorded, steps, side="right")
+        if (first == last).any():
+            absent = np.asarray(steps)[first == last][0]
+            raise UsageError(f"{self.path}: {stream} has no row at step {absent}")
+        if not self.manifest.by_name[stream].sampled:
+            return first.astype(np.int64)
+        runs = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
+        return np.concatenate([np.empty(0, np.int64), *runs])
+
+    def header(
+        self, params: Sequence[str] | str | None = None, steps: slice | str | None = None
+    ) -> Header:
+        """What is known of a selected part of the run without reading a tensor.
+
+        Args:
+            params: Globs over tensor names, applied to every stream; None selects all.
+            steps: Which steps, of every stream and scalar: a slice of step values or its text
+                ``a:b:s``, a <= step < b and (step - a) divisible by s. None selects all.
+
+        Returns:
+            Steps, tensors, scalars and provenance.
+
+        Raises:
+            UsageError: If a glob matches no tensor, or the steps select none that is recorded.
+        """
+        streams = self.manifest.by_name
+        names = [tensor.name for spec in streams.values() for tensor in spec.tensors]
+        tensors = select_tensors(names, params)
+        chosen = StepSlice.parse(steps)
+        picked = {name: keys[0][chosen(keys[0])] for name, keys in self._keys.items()}
+        scalars = {name: (at[chosen(at)], v[chosen(at)]) for name, (at, v) in self.scalars.items()}
+        self._check_not_empty(chosen, picked, scalars)
+        groups = {
+            group: tuple(name for name in members if name in tensors)
+            for group, members in self.manifest.groups.items()
+        }
+        return Header(
+            steps=picked,
+            tensors={
+                name: {t.name: t for t in spec.tensors if t.name in tensors}
+                for name, spec in streams.items()
+            },
+            scalars=scalars,
+            optimizer=self.manifest.optimizer,
+            groups=groups,
+            gradient=self.manifest.gradient,
+            metadata=self.manifest.metadata,
+        )
+
+    def close(self) -> None:
+        """Release the file; tensors can no longer be read."""
+        self.container.close()
+
+    def __enter__(self) -> Self:
+        """The trajectory itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Path, container and rows of each stream."""
+        rows = ", ".join(f"{name}: {len(keys[0])}" for name, keys in self._keys.items())
+        return f"<trajfile.Trajectory {self.path} ({self.container.kind}; rows {rows or 'none'})>"
+
+    def _check_not_empty(
+        self,
+        chosen: StepSlice,
+        picked: Mapping[str, NDArray[np.int64]],
+        scalars: Mapping[str, ScalarSeries],
+    ) -> None:
+        # Scalars alone are no answer to a selection as long as the run holds any tensor's row.
+        recorded = [keys[0] for keys in self._keys.values() if len(keys[0])]
+        left = list(picked.values())
+        if not recorded:
+            recorded = [at for at, _ in self.scalars.values() if len(at)]
+            left = [at for at, _ in scalars.values()]
+        if recorded and not any(len(steps) for steps in left):
+            first = min(int(steps[0]) for steps in recorded)
+            last = max(int(steps[-1]) for steps in recorded)
+            raise UsageError(
+                f"steps {chosen} select nothing: {self.path} holds steps {first} to {last}"
+            )

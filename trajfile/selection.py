@@ -1,0 +1,109 @@
+"""Which tensors and which steps: globs over names, slices over step values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.errors import UsageError
+
+_STEPS = re.compile(r"(\d*):(\d*)(?::(\d*))?")
+
+
+@dataclass(frozen=True)
+class StepSlice:
+    """Steps a <= step < b with (step - a) divisible by s. Values, not positions.
+
+    Attributes:
+        start: a; 0 if not given.
+        stop: b; None for no end.
+        stride: s.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    stride: int = 1
+
+    @classmethod
+    def parse(cls, steps: slice | str | None) -> StepSlice:
+        """Read a selection of steps.
+
+        Args:
+            steps: A slice of step values, its text ``a:b`` or ``a:b:s`` with any part left out,
+                or None for all steps.
+
+        Returns:
+            The selection.
+
+        Raises:
+            UsageError: If it is neither, or an end is negative or the stride below 1.
+        """
+        if steps is None:
+            return cls()
+        if isinstance(steps, str):
+            match = _STEPS.fullmatch(steps.strip())
+            if match is None:
+                raise UsageError(
+                    f"steps {steps!r} is not a selection: write a:b or a:b:s in step values, such "
+                    "as 1000:2000 or ::100"
+                )
+            steps = slice(*(int(part) if part else None for part in match.groups()))
+        start, stop, stride = steps.start or 0, steps.stop, steps.step
+        stride = 1 if stride is None else stride
+        if start < 0 or (stop is not None and stop < 0) or stride < 1:
+            raise UsageError(
+                f"steps {start}:{'' if stop is None else stop}:{stride}: the ends are step values "
+                "of at least 0, and the stride is at least 1"
+            )
+        return cls(start, stop, stride)
+
+    def __call__(self, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the steps are selected.
+
+        Args:
+            steps: Steps, int64, shape (n,).
+
+        Returns:
+            bool, shape (n,).
+        """
+        chosen: NDArray[np.bool_] = steps >= self.start
+        chosen &= (steps - self.start) % self.stride == 0
+        return chosen if self.stop is None else chosen & (steps < self.stop)
+
+    def __str__(self) -> str:
+        """The text form."""
+        end = "" if self.stop is None else self.stop
+        return f"{self.start}:{end}" + (f":{self.stride}" if self.stride > 1 else "")
+
+
+def select_tensors(names: Iterable[str], globs: Sequence[str] | str | None) -> frozenset[str]:
+    """The tensor names that match at least one glob, case by case.
+
+    Args:
+        names: All tensor names.
+        globs: One or several shell patterns; None selects all.
+
+    Returns:
+        The selected names.
+
+    Raises:
+        UsageError: If a pattern matches nothing; near misses are named.
+    """
+    known = list(dict.fromkeys(names))
+    if globs is None:
+        return frozenset(known)
+    chosen: set[str] = set()
+    for glob in [globs] if isinstance(globs, str) else globs:
+        matched = [name for name in known if fnmatchcase(name, glob)]
+        if not matched:
+            near = difflib.get_close_matches(glob, known, n=3, cutoff=0.4) or known[:3]
+            hint = f"near it: {', '.join(near)}" if near else "the file holds no tensors"
+            raise UsageError(f"no tensor matches {glob!r} ({hint})")
+        chosen.update(matched)
+    return frozenset(chosen)
