@@ -1,8 +1,9 @@
 """How a stream's table of tensors comes about, and how it grows.
 
 The streams of a trajectory and their lanes are fixed by the first commit; tensors may join a lane
-later. A tensor that is declared ahead and not recorded yet has its first row at `NOT_YET`, beyond
-any row there will be, until the row is known.
+later. What an optimizer keeps for each parameter can only be guessed ahead (frozen ones have no
+state), so the tensors of a slot declared ahead wait at `NOT_YET`, behind those that are recorded,
+until a row holds them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from trajfile.errors import MissingTensor, RecordError, ShapeMismatch, UnknownTe
 from trajfile.schema import (
     GRADIENT_SAMPLES,
     GRADIENTS,
+    NOT_YET,
     OPTIMIZER_PREFIX,
     OPTIMIZER_SLOTS,
     PARAMS,
@@ -25,9 +27,6 @@ from trajfile.schema import (
     StreamSpec,
     TensorSpec,
 )
-
-#: First row of a tensor that is declared but has not been recorded yet.
-NOT_YET = 2**48
 
 _SHAPED_LIKE_PARAMS = (GRADIENTS, UPDATES, GRADIENT_SAMPLES)
 
@@ -40,25 +39,31 @@ class Outline:
     dtype: str
 
 
-def join(stream: StreamSpec, joining: Mapping[str, Outline], first_row: int) -> StreamSpec:
-    """The stream with tensors added at the end of their lanes.
+def declared(name: str, outlines: Mapping[str, Outline]) -> StreamSpec:
+    """A stream as it is declared ahead of its first row.
 
     Args:
-        stream: As it is.
-        joining: The new tensors.
-        first_row: The row from which they are recorded.
+        name: Its name.
+        outlines: Its tensors.
 
     Returns:
-        The grown stream.
+        The stream; in an optimizer slot every tensor waits for the first row that holds it.
     """
-    ends = dict(stream.lanes)
-    tensors = list(stream.tensors)
-    for name, outline in joining.items():
-        offset = ends.get(outline.dtype, 0)
-        tensor = TensorSpec(name, outline.shape, outline.dtype, offset, first_row)
-        ends[outline.dtype] = offset + tensor.size
-        tensors.append(tensor)
-    return StreamSpec(stream.name, tuple(tensors))
+    first_row = NOT_YET if name.startswith(OPTIMIZER_PREFIX) else 0
+    return _laid_out(
+        name, [TensorSpec(n, o.shape, o.dtype, 0, first_row) for n, o in outlines.items()]
+    )
+
+
+def _laid_out(name: str, tensors: list[TensorSpec]) -> StreamSpec:
+    """The tensors one after another in their lanes, those not recorded yet last."""
+    ends: dict[str, int] = {}
+    placed = []
+    for tensor in sorted(tensors, key=lambda tensor: tensor.first_row == NOT_YET):
+        offset = ends.get(tensor.dtype, 0)
+        ends[tensor.dtype] = offset + tensor.size
+        placed.append(tensor if tensor.offset == offset else replace(tensor, offset=offset))
+    return StreamSpec(name, tuple(placed))
 
 
 def take_row(
@@ -82,7 +87,7 @@ def take_row(
         RecordError: If a new tensor's dtype has no lane.
     """
     new: dict[str, Outline] = {}
-    moved: dict[str, int] = {}
+    waited: set[str] = set()
     for name, outline in found.items():
         tensor = stream.by_name.get(name)
         if tensor is None:
@@ -96,28 +101,19 @@ def take_row(
                 tensor=name,
             )
         elif tensor.first_row > row:
-            moved[name] = row
+            waited.add(name)
     if len(found) - len(new) < len(stream.tensors):
-        absent = [t.name for t in stream.tensors if t.name not in found and t.first_row <= row]
-        if absent and not (row == 0 and stream.name.startswith(OPTIMIZER_PREFIX)):
-            raise MissingTensor(
-                f"{stream.name} at step {step}: {_some(absent)} missing; a row holds every tensor "
-                "that was declared or recorded before, so append it too, or leave the stream out "
-                "at this step",
-                step=step,
-                stream=stream.name,
-                tensor=absent[0],
-            )
-        # Frozen parameters have no optimizer state: a slot's first row says which do.
-        moved |= dict.fromkeys(absent, NOT_YET)
+        _check_complete(stream, found, row, step)
     if lanes_fixed:
         _check_lanes(stream, new, step)
-    if moved:
-        tensors = tuple(
-            replace(t, first_row=moved[t.name]) if t.name in moved else t for t in stream.tensors
-        )
-        stream = StreamSpec(stream.name, tensors)
-    return join(stream, new, row) if new else stream
+    if not new and not waited:
+        return stream
+    # Those that waited follow the settled ones in their old order, the new ones come after.
+    settled = [t for t in stream.tensors if t.first_row <= row]
+    arrived = [replace(t, first_row=row) for t in stream.tensors if t.name in waited]
+    joined = [TensorSpec(name, o.shape, o.dtype, 0, row) for name, o in new.items()]
+    waiting = [t for t in stream.tensors if t.first_row > row and t.name not in waited]
+    return _laid_out(stream.name, [*settled, *arrived, *joined, *waiting])
 
 
 def slots_like_params(manifest: Manifest) -> tuple[StreamSpec, ...]:
@@ -129,11 +125,7 @@ def slots_like_params(manifest: Manifest) -> tuple[StreamSpec, ...]:
         return ()
     outlines = {tensor.name: Outline(tensor.shape, tensor.dtype) for tensor in params.tensors}
     names = [OPTIMIZER_PREFIX + slot for slot in slots]
-    return tuple(
-        join(StreamSpec(stream, ()), outlines, 0)
-        for stream in names
-        if stream not in manifest.by_name
-    )
+    return tuple(declared(stream, outlines) for stream in names if stream not in manifest.by_name)
 
 
 def check_against_params(stream: StreamSpec, params: StreamSpec, step: int) -> None:
@@ -193,6 +185,19 @@ def check_groups_known(manifest: Manifest, step: int) -> None:
                     stream=PARAMS,
                     tensor=name,
                 )
+
+
+def _check_complete(stream: StreamSpec, found: Mapping[str, Outline], row: int, step: int) -> None:
+    absent = [t.name for t in stream.tensors if t.name not in found and t.first_row <= row]
+    if absent:
+        raise MissingTensor(
+            f"{stream.name} at step {step}: {_some(absent)} missing; a row holds every tensor "
+            "that was declared or recorded before, so append it too, or leave the stream out at "
+            "this step",
+            step=step,
+            stream=stream.name,
+            tensor=absent[0],
+        )
 
 
 def _check_lanes(stream: StreamSpec, new: Mapping[str, Outline], step: int) -> None:

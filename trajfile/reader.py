@@ -191,7 +191,11 @@ class Trajectory:
         return Header(
             steps=picked,
             tensors={
-                name: {t.name: t for t in spec.tensors if t.name in tensors}
+                name: {
+                    t.name: t
+                    for t in spec.tensors
+                    if t.name in tensors and t.first_row < len(self._keys[name][0])
+                }
                 for name, spec in streams.items()
             },
             scalars=scalars,

@@ -18,7 +18,7 @@ from trajfile.declarations import (
     Outline,
     check_against_params,
     check_groups_known,
-    join,
+    declared,
     slots_like_params,
     take_row,
 )
@@ -121,7 +121,7 @@ class Recording:
             outlines = {name: _outline(array) for name, array in arrays.items()}
         if not outlines:
             raise RecordError(f"stream {stream!r} is declared without any tensor", stream=stream)
-        streams = (*self.manifest.streams, join(StreamSpec(stream, ()), outlines, 0))
+        streams = (*self.manifest.streams, declared(stream, outlines))
         manifest = msgspec.structs.replace(self.manifest, streams=streams)
         return replace(self, manifest=_checked(manifest, None, stream))
 

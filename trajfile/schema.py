@@ -34,6 +34,10 @@ _STREAM_NAME = re.compile(
 #: Bits of the NaN that marks an absent scalar; any other NaN was recorded as such.
 ABSENT_BITS = 0x7FF8000074726A66
 
+#: First row of a tensor that is declared but has not been recorded yet. Such tensors come last in
+#: their stream, and only they may move to other columns in a later revision.
+NOT_YET = 2**48
+
 _MAX_NAME = 1024
 _MAX_COLUMNS = 2**48
 
@@ -59,7 +63,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=False, dict=
         shape: Its shape; ``()`` for a scalar.
         dtype: Its dtype, which is also the name of its lane.
         offset: First column in the lane; the tensor is laid out in C order from there.
-        first_row: First row of the stream that holds it (0 unless it joined later).
+        first_row: First row of the stream that holds it: 0 unless it joined later, `NOT_YET`
+            until it does.
     """
 
     name: str

@@ -9,10 +9,10 @@ from trajfile.dtypes import numpy_dtype
 from trajfile.errors import RecordError, ShapeMismatch, UndeclaredStream
 from trajfile.schema import (
     ABSENT_BITS,
+    NOT_YET,
     Manifest,
     SchemaError,
     StreamSpec,
-    TensorSpec,
     check_manifest,
 )
 
@@ -73,8 +73,8 @@ def _check_revision(old: Manifest, new: Manifest, step: int) -> None:
     if new.scalars[: len(old.scalars)] != old.scalars:
         raise RecordError(f"scalars can only be added, at step {step}", step=step)
     for before, after in zip(old.streams, new.streams, strict=True):
-        kept = after.tensors[: len(before.tensors)]
-        if [_layout(tensor) for tensor in kept] != [_layout(tensor) for tensor in before.tensors]:
+        settled = tuple(tensor for tensor in before.tensors if tensor.first_row < NOT_YET)
+        if after.tensors[: len(settled)] != settled:
             raise RecordError(
                 f"tensors of {before.name!r} can only be added, at step {step}",
                 step=step,
@@ -88,11 +88,6 @@ def _check_revision(old: Manifest, new: Manifest, step: int) -> None:
                 step=step,
                 stream=before.name,
             )
-
-
-def _layout(tensor: TensorSpec) -> tuple[str, tuple[int, ...], str, int]:
-    # All but first_row: a tensor declared ahead gets its first row when it is first recorded.
-    return tensor.name, tensor.shape, tensor.dtype, tensor.offset
 
 
 def _check_rows(stream: StreamSpec, rows: Rows, step: int) -> None:
