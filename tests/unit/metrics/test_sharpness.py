@@ -1,0 +1,281 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.toys_layers import quadratic, stability_quadratic, tanh_network
+from tests.twin import Dense, measure
+from trajfile.metrics.base import Skipped
+from trajfile.metrics.edge import judge_edge
+from trajfile.metrics.sharpness import Sharpness
+from trajfile.metrics.thresholds import stability_threshold
+
+
+def result(dense, **options):
+    metric = Sharpness(**options)
+    return metric.compute(measure(dense, metric.needs(dense.header)))
+
+
+def vectors(dense, stream):
+    rows = [np.asarray(x, np.float64) for x in dense.arrays[stream].values()]
+    return np.concatenate([x.reshape(len(x), -1) for x in rows], axis=1)
+
+
+def plain_ritz(displacements, turns):
+    """The plain recipe on whole vectors: QR of S, M = Q'Y R^-1."""
+    q, r = np.linalg.qr((displacements / np.linalg.norm(displacements, axis=1)[:, None]).T)
+    y = (turns / np.linalg.norm(displacements, axis=1)[:, None]).T
+    m = q.T @ y @ np.linalg.inv(r)
+    return float(np.linalg.eigvalsh((m + m.T) / 2)[-1])
+
+
+@pytest.fixture(scope="module")
+def burst():
+    return tanh_network(0.3, 260)
+
+
+@pytest.mark.parametrize(("rate", "ritz"), [(0.099, 20.000), (0.05, 4.907)])
+def test_quadratic_gives_the_numbers_of_the_definition(rate, ritz):
+    got = result(stability_quadratic(rate))
+    assert got.summary["estimator"] == "ritz_lower_bound"
+    assert got.summary["last"] == pytest.approx(ritz, abs=5e-4)
+    if rate == 0.099:
+        assert got.series["secant"].value[-1] == pytest.approx(19.976, abs=5e-4)
+
+
+def test_the_sharp_direction_that_dies_in_one_step_is_not_claimed():
+    got = result(stability_quadratic(0.05), edge_samples=3)
+    assert got.summary["last"] < 5
+    assert got.summary["at_edge"] is None
+    assert "lower bound" in got.sentence
+
+
+def test_secant_and_ritz_agree_with_whole_vectors_where_one_hessian_is_shared():
+    rng = np.random.default_rng(3)
+    half = rng.standard_normal((30, 30))
+    hessian = half @ half.T / 30
+    theta = rng.standard_normal((9, 30))
+    dense = Dense(
+        steps={"params": np.arange(9), "gradients": np.arange(9)},
+        arrays={"params": {"a": theta}, "gradients": {"a": theta @ hessian}},
+        gradient={"source": "full_batch"},
+    )
+    got = result(dense)
+    s, y = np.diff(theta, axis=0), np.diff(theta @ hessian, axis=0)
+    for i in range(8):
+        expected = (s[i] @ y[i]) / (s[i] @ s[i])
+        assert got.series["secant"].value[i] == pytest.approx(expected, rel=1e-9)
+        lo = max(i - 5, 0)
+        bound = plain_ritz(s[lo : i + 1], y[lo : i + 1])
+        assert got.series["ritz"].value[i] == pytest.approx(bound, rel=1e-9)
+        assert got.series["asymmetry"].value[i] < 1e-9
+    assert got.summary["max"] <= np.linalg.eigvalsh(hessian)[-1]
+
+
+def test_a_burst_at_the_edge_does_not_overshoot_where_the_plain_recipe_does(burst):
+    dense, exact = burst
+    got = result(dense)
+    s, y = np.diff(vectors(dense, "params"), axis=0), np.diff(vectors(dense, "gradients"), axis=0)
+    # λ_max at any of the window's snapshots; the Hessian averages over nothing beyond them.
+    over = [max(exact[max(i - 5, 0) : i + 2]) for i in range(len(s))]
+    plain = [plain_ritz(s[i - 5 : i + 1], y[i - 5 : i + 1]) / over[i] for i in range(5, len(s))]
+    assert max(plain) > 1.5
+    assert max(np.array(got.series["ritz"].value) / over) < 1.05
+
+
+def test_the_edge_of_stability_is_seen_and_said(burst):
+    dense, exact = burst
+    got = result(dense)
+    assert got.summary["at_edge"] is True
+    assert got.summary["threshold_rule"] == "2/η"
+    assert got.summary["threshold_last"] == pytest.approx(2 / 0.3)
+    assert 0.9 < np.median(exact[-65:]) * 0.3 / 2 < 1.2  # it really is there
+    assert [f.id for f in got.findings] == ["sharpness.at_edge"]
+    assert got.salience == 0.85
+    assert "edge of stability" in got.sentence
+
+
+def test_float32_recording_gives_the_same_verdict(burst):
+    dense, _ = burst
+    rounded = replace(
+        dense,
+        arrays={
+            stream: {name: rows.astype(np.float32) for name, rows in named.items()}
+            for stream, named in dense.arrays.items()
+        },
+    )
+    a, b = result(dense), result(rounded)
+    assert b.summary["at_edge"] is True
+    assert b.summary["max"] == pytest.approx(a.summary["max"], rel=0.02)
+
+
+def test_mini_batch_gradients_give_no_verdict(burst):
+    dense, _ = burst
+    got = result(replace(dense, gradient={"source": "mini_batch"}))
+    assert got.summary["at_edge"] is None
+    assert got.findings == []
+    assert any("mini-batches" in note for note in got.notes)
+    assert "noise" in got.sentence
+
+
+def test_a_recorded_sharpness_is_trusted_over_the_ritz_value(burst):
+    dense, exact = burst
+    scalars = {**dense.scalars, "sharpness": (np.arange(len(exact)), exact)}
+    got = result(replace(dense, scalars=scalars))
+    assert got.summary["estimator"] == "recorded"
+    assert got.summary["at_edge"] is True
+    assert got.series["recorded"].value == pytest.approx(list(exact))
+    assert got.summary["max"] == pytest.approx(exact.max())
+
+
+@pytest.mark.parametrize(("ratio", "findings"), [(0.4, []), (1.6, ["sharpness.above_threshold"])])
+def test_a_recorded_sharpness_away_from_the_threshold_is_not_at_the_edge(ratio, findings):
+    steps = np.arange(40)
+    dense = Dense(
+        steps={},
+        arrays={},
+        scalars={
+            "lambda_max": (steps, np.full(40, 200.0 * ratio)),
+            "learning_rate": ([0], [0.01]),
+        },
+        optimizer={"name": "SGD", "momentum": 0.0},
+    )
+    got = result(dense)
+    assert got.summary["at_edge"] is False
+    assert got.summary["edge_ratio_last"] == pytest.approx(ratio)
+    assert [f.id for f in got.findings] == findings
+
+
+def test_windows_do_not_join_bursts():
+    """Two bursts on quadratics of different curvature, far apart: each keeps its own."""
+    a = quadratic([20.0, 5.0], [1.0, 1.0], 0.09, 4)
+    b = quadratic([40.0, 2.0], [1.0, 1.0], 0.045, 4)
+    at = np.r_[0:5, 1000:1005]
+    dense = Dense(
+        steps={"params": at, "gradients": at},
+        arrays={
+            s: {"x": np.concatenate([a.arrays[s]["x"], 3 + b.arrays[s]["x"]])}
+            for s in ("params", "gradients")
+        },
+        gradient={"source": "full_batch"},
+    )
+    got = result(dense)
+    ritz = dict(zip(got.series["ritz"].step, got.series["ritz"].value, strict=True))
+    assert ritz[3] == pytest.approx(20.0, rel=1e-6)
+    assert ritz[1001] == pytest.approx(40.0, rel=1e-6)
+    assert any("996 steps apart" in note for note in got.notes)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "factor", "rule"),
+    [
+        ({"name": "SGD"}, 2.0, "2/η"),
+        ({"name": "SGD", "momentum": 0.9}, 3.8, "(2 + 2β)/η"),
+        ({"name": "SGD", "momentum": 0.9, "nesterov": True}, 3.8 / 2.8, "(2 + 2β)/(η(1 + 2β))"),
+        ({"name": "AdamW", "betas": [0.9, 0.999]}, 38.0, "(2 + 2β₁)/((1 − β₁)η)"),
+        ({"name": "Adam"}, None, None),
+        ({"name": "Lion"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_thresholds(optimizer, factor, rule):
+    header = Dense({}, {}, {"learning_rate": ([0, 10], [0.1, 0.05])}, optimizer).header
+    got = stability_threshold(header, np.array([0, 10, 11]))
+    assert got.rule == rule
+    if factor is None:
+        assert np.isnan(got.values).all()
+        assert got.note
+    else:
+        assert got.values == pytest.approx(factor / np.array([0.1, 0.05, 0.05]))
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_thresholds_of_momentum_are_where_the_update_starts_to_diverge(nesterov):
+    """Iterate the optimizer itself on a quadratic just below and just above the limit."""
+    optimizer = {"name": "SGD", "momentum": 0.8, "nesterov": nesterov}
+    header = Dense({}, {}, {"learning_rate": ([0], [0.1])}, optimizer).header
+    limit = float(stability_threshold(header, np.array([0])).values[0])
+    for curvature, grows in ((0.98 * limit, False), (1.02 * limit, True)):
+        x, buffer = 1.0, 0.0
+        for _ in range(2000):
+            gradient = curvature * x
+            buffer = 0.8 * buffer + gradient
+            x -= 0.1 * (gradient + 0.8 * buffer if nesterov else buffer)
+        assert bool(abs(x) > 1) is grows
+
+
+def test_adam_is_not_judged_by_the_plain_hessian(burst):
+    dense, _ = burst
+    got = result(replace(dense, optimizer={"name": "Adam", "betas": [0.9, 0.999]}))
+    assert got.summary["threshold_last"] == pytest.approx(38 / 0.3)
+    assert got.summary["edge_ratio_last"] is None
+    assert got.summary["at_edge"] is None
+    assert any("preconditioned" in note for note in got.notes)
+
+
+def test_adam_is_judged_by_a_recorded_preconditioned_sharpness():
+    dense = Dense(
+        {},
+        {},
+        {
+            "preconditioned_sharpness": (np.arange(20), np.full(20, 3700.0)),
+            "sharpness": (np.arange(20), np.full(20, 5.0)),
+            "learning_rate": ([0], [0.01]),
+        },
+        {"name": "Adam", "betas": [0.9, 0.999]},
+    )
+    got = result(dense)
+    assert got.summary["at_edge"] is True
+    assert got.summary["edge_ratio_median"] == pytest.approx(3700 / 3800)
+
+
+def test_missing_streams_and_wrong_stage_are_skipped_with_a_remedy():
+    dense = quadratic([2.0, 1.0], [1.0, 1.0], 0.1, 3)
+    alone = replace(
+        dense, steps={"params": np.arange(4)}, arrays={"params": dense.arrays["params"]}
+    )
+    skipped = Sharpness().needs(alone.header)
+    assert isinstance(skipped, Skipped)
+    assert skipped.stream == "gradients"
+    scaled = Sharpness().needs(replace(dense, gradient={"stage": "scaled"}).header)
+    assert isinstance(scaled, Skipped)
+    assert "unscaled" in scaled.reason
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_few_snapshots(rows):
+    dense = quadratic([2.0, 1.0], [1.0, 1.0], 0.1, rows - 1)
+    got = result(dense)
+    assert got.status == ("insufficient" if rows == 1 else "ok")
+    if rows == 2:
+        assert got.summary["last"] == pytest.approx(got.series["secant"].value[0])
+        assert got.summary["at_edge"] is None
+
+
+def test_streams_without_a_common_step_are_insufficient():
+    dense = quadratic([2.0], [1.0], 0.1, 4)
+    dense.steps["gradients"] = np.arange(5) + 100
+    assert result(dense).status == "insufficient"
+
+
+def test_a_tail_of_nan_leaves_the_finite_part():
+    dense = quadratic([2.0, 1.0], [1.0, 1.0], 0.1, 9)
+    whole = result(dense)
+    for stream in ("params", "gradients"):
+        dense.arrays[stream]["x"][6:] = np.nan
+    got = result(dense)
+    assert got.series["ritz"].value[:5] == pytest.approx(whole.series["ritz"].value[:5])
+    assert got.series["ritz"].value[5:] == [None] * 4
+    assert got.summary["last"] == pytest.approx(whole.series["ritz"].value[4])
+
+
+def test_the_edge_is_judged_on_the_last_part_alone():
+    steps = np.arange(0, 400, 4)
+    ratio = np.r_[np.linspace(0.1, 1.0, 50), np.full(50, 1.02)]
+    options = {"band": (0.9, 1.2), "part": 0.25, "least": 8}
+    edge = judge_edge(steps, ratio, lower_bound=True, **options)
+    assert edge.at_edge is True
+    assert 160 < edge.since <= 200
+    assert judge_edge(steps, ratio[::-1], lower_bound=True, **options).at_edge is None
+    assert judge_edge(steps, ratio[::-1], lower_bound=False, **options).at_edge is False
+    assert judge_edge(steps[:7], ratio[-7:], lower_bound=False, **options).at_edge is None

@@ -1,0 +1,107 @@
+"""Curvature along the path: the secant of each displacement, and Ritz values of runs of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.measurements import Measurements
+from trajfile.engine.needs import Inner, Need, Row
+from trajfile.metrics.ritz import ritz_values
+from trajfile.metrics.snapshots import PAIRED
+
+Float = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+#: s_i = θ_{i+1} - θ_i and y_i = g_{i+1} - g_i between consecutive common steps.
+MOVES = Row("params", PAIRED, "difference")
+TURNS = Row("gradients", PAIRED, "difference")
+
+
+@dataclass(frozen=True)
+class PathCurvature:
+    """What the displacements of a run say of the loss Hessian, one entry per displacement.
+
+    Attributes:
+        steps: Step at which the displacement starts, int64, shape (n,).
+        strides: Steps it spans, int64, shape (n,).
+        secant: <y, s>/||s||^2, float64, shape (n,); NaN where nothing moved or is not finite.
+        ritz: Top Ritz value on the window that ends with it; NaN for an empty window.
+        asymmetry: Asymmetry of that window; see `trajfile.metrics.ritz.Ritz`.
+        full: Whether the window holds as many pairs as the fullest one, bool, shape (n,).
+    """
+
+    steps: Steps
+    strides: Steps
+    secant: Float
+    ritz: Float
+    asymmetry: Float
+    full: NDArray[np.bool_]
+
+
+def curvature_needs(window: int) -> frozenset[Need]:
+    """The inner products for windows of that many displacements."""
+    return frozenset(
+        {
+            Inner(MOVES, MOVES, tuple(range(window))),
+            Inner(MOVES, TURNS, tuple(range(1 - window, window))),
+        }
+    )
+
+
+def path_curvature(measured: Measurements, window: int, tolerance: float) -> PathCurvature:
+    """Secants and Ritz values along the run.
+
+    Args:
+        measured: Holds `curvature_needs` of the same window; without them the result is empty.
+        window: Number of displacements that span a Ritz subspace.
+        tolerance: Largest accepted asymmetry; see `ritz_values`.
+
+    Returns:
+        One entry per displacement.
+    """
+    steps = measured.header.timeline_steps(PAIRED)
+    pairs = max(len(steps) - 1, 0) if (MOVES, TURNS) in measured.bands else 0
+    steps = steps[: pairs + 1]
+    strides = np.diff(steps)
+    squared = np.zeros(0)
+    along = np.zeros(0)
+    if pairs:
+        squared = measured.inner(MOVES, MOVES)[:pairs]
+        along = measured.inner(MOVES, TURNS)[:pairs]
+    sound = np.isfinite(squared) & np.isfinite(along) & (squared > 0)
+    secant = np.divide(along, squared, out=np.full(pairs, np.nan), where=sound)
+    member = _members(sound, strides, window)
+    ritz = ritz_values(*_windows(measured, member), tolerance)
+    count = member.sum(axis=1)
+    full = (count > 0) & (count == count.max(initial=0))
+    return PathCurvature(steps[:pairs], strides, secant, ritz.value, ritz.asymmetry, full)
+
+
+def _members(sound: NDArray[np.bool_], strides: Steps, width: int) -> NDArray[np.bool_]:
+    """Which of the last `width` pairs belong to each pair's window, shape (pairs, width)."""
+    # A window reaches back over sound pairs whose stride is within a factor of two of its last
+    # pair's, so that it never joins bursts of steps across the gap between them.
+    row = np.arange(len(sound))[:, None] - width + 1 + np.arange(width)[None, :]
+    inside = row >= 0
+    row = np.maximum(row, 0)
+    near = (strides[row] <= 2 * strides[:, None]) & (strides[:, None] <= 2 * strides[row])
+    good = inside & sound[row] & near
+    unbroken: NDArray[np.bool_] = np.logical_and.accumulate(good[:, ::-1], axis=1)[:, ::-1]
+    return unbroken
+
+
+def _windows(measured: Measurements, member: NDArray[np.bool_]) -> tuple[Float, Float]:
+    """<s_a, s_b> and <s_a, y_b> of each window, shape (pairs, width, width)."""
+    pairs, width = member.shape
+    row = np.arange(pairs)[:, None] - width + 1 + np.arange(width)[None, :]
+    gram = np.zeros((pairs, width, width))
+    cross = np.zeros((pairs, width, width))
+    for a in range(width) if pairs else ():
+        for b in range(width):
+            both = member[:, a] & member[:, b]
+            gram[both, a, b] = measured.inner(MOVES, MOVES, abs(b - a))[row[both, min(a, b)]]
+            cross[both, a, b] = measured.inner(MOVES, TURNS, b - a)[row[both, a]]
+    return gram, cross
