@@ -1,0 +1,212 @@
+"""Checking a file against the rules of the format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.containers import open_container
+from trajfile.containers.base import Container
+from trajfile.errors import FormatError, NotATrajectory
+from trajfile.provenance import gradient_problems, optimizer_problems
+from trajfile.report import Finding, Value
+from trajfile.rules import broken, finding
+from trajfile.scan import scan
+from trajfile.schema import (
+    ABSENT_BITS,
+    GRADIENT_SAMPLES,
+    GRADIENTS,
+    PARAMS,
+    UPDATES,
+    Manifest,
+    StreamSpec,
+)
+
+_SHAPED_LIKE_PARAMS = (GRADIENTS, UPDATES, GRADIENT_SAMPLES)
+
+
+def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]:
+    """Check a trajectory against the rules of the format.
+
+    Args:
+        path: An HDF5 file or a Zarr folder.
+        deep: Whether to read every committed row too, verifying its checksums and looking for
+            values that are not finite. Otherwise only manifest, commits, keys and scalars are
+            read.
+
+    Returns:
+        One finding for each rule broken at each place, in the order of the rules of `RULES`.
+        Each has the rule's id and, in its evidence, the ``location``. Without findings of
+        severity ``error`` the file is valid.
+
+    Raises:
+        NotATrajectory: If there is nothing at the path.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="T001")
+    try:
+        container = open_container(path)
+    except FormatError as error:
+        return [broken(error)]
+    try:
+        return sorted(check(container, deep=deep), key=lambda finding: finding.id)
+    finally:
+        container.close()
+
+
+def check(container: Container, *, deep: bool = False) -> list[Finding]:
+    """Check an open container; see `validate`.
+
+    Args:
+        container: Any container.
+        deep: Whether to read every committed row.
+
+    Returns:
+        The findings.
+    """
+    manifest = container.manifest()
+    steps = container.commits()[:, 1]
+    streams = list(manifest.by_name)
+    parts = [
+        _commits(container.commits()),
+        _manifest(manifest),
+        _scalars(container, manifest, steps),
+        *(_keys(container, stream, steps) for stream in streams),
+        *(scan(container, stream) for stream in streams if deep),
+    ]
+    findings: list[Finding] = []
+    for part in parts:
+        try:
+            findings.extend(part)
+        except FormatError as error:  # this part cannot be read; the others still can
+            findings.append(broken(error))
+    return findings
+
+
+def _commits(commits: NDArray[np.int64]) -> Iterator[Finding]:
+    if not len(commits):
+        yield finding("T040", "/commits", "nothing has been committed yet")
+    numbers, steps = commits[:, 0], commits[:, 1]
+    wrong = np.flatnonzero(numbers != np.arange(len(numbers)))
+    if len(wrong):
+        at = int(wrong[0])
+        yield finding("T030", "/commits", f"commit {at} is numbered {numbers[at]}", commit=at)
+    back = np.flatnonzero(np.diff(steps) < 0)
+    if len(back):
+        at = int(back[0]) + 1
+        message = f"commit {at} has step {steps[at]}, after step {steps[at - 1]}"
+        yield finding("T030", "/commits", message, commit=at)
+
+
+def _manifest(manifest: Manifest) -> Iterator[Finding]:
+    params = manifest.by_name.get(PARAMS)
+    if params is not None:
+        for stream in manifest.streams:
+            yield from _against_params(stream, params)
+    holders = manifest.streams if params is None else (params,)
+    known = {tensor.name for stream in holders for tensor in stream.tensors}
+    for group, names in manifest.groups.items():
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            message = f"group {group!r} names {unknown[0]!r}, which is not recorded"
+            yield finding("T034", "/manifest", message, group=group, tensors=unknown)
+    for problem in optimizer_problems(manifest.optimizer):
+        yield finding("T036", "/manifest", problem)
+    for problem in gradient_problems(manifest.gradient):
+        yield finding("T037", "/manifest", problem)
+    unstated = [key for key in ("stage", "source") if manifest.gradient.get(key) is None]
+    if unstated and {GRADIENTS, GRADIENT_SAMPLES} & set(manifest.by_name):
+        message = f"gradients are recorded without stating their {' and '.join(unstated)}"
+        yield finding("T041", "/manifest", message)
+
+
+def _against_params(stream: StreamSpec, params: StreamSpec) -> Iterator[Finding]:
+    where = f"/streams/{stream.name}"
+    for tensor in stream.tensors:
+        param = params.by_name.get(tensor.name)
+        if param is None:
+            message = f"{stream.name} holds {tensor.name!r}, which params does not"
+            yield finding("T035", where, message, tensor=tensor.name)
+        elif stream.name in _SHAPED_LIKE_PARAMS and tensor.shape != param.shape:
+            message = (
+                f"{stream.name} holds {tensor.name!r} with shape {tensor.shape}, expected "
+                f"{param.shape} as in params"
+            )
+            yield finding("T035", where, message, tensor=tensor.name)
+
+
+def _keys(container: Container, stream: str, committed: NDArray[np.int64]) -> Iterator[Finding]:
+    where = f"/streams/{stream}/step"
+    steps, samples = container.keys(stream)
+    if samples is None:
+        yield from _order(steps, "T031", where)
+    else:
+        # A row either opens a later step with sample 0 or adds the next sample to its step.
+        opens = np.diff(steps, prepend=-1) > 0
+        follows = (np.diff(steps, prepend=-1) == 0) & (np.diff(samples, prepend=-1) == 1)
+        wrong = np.flatnonzero(~((opens & (samples == 0)) | follows))
+        if len(wrong):
+            row = int(wrong[0])
+            message = f"row {row} is sample {samples[row]} of step {steps[row]}, out of order"
+            yield finding("T031", where, message, row=row)
+    yield from _committed(steps, committed, "T032", where)
+
+
+def _scalars(
+    container: Container, manifest: Manifest, committed: NDArray[np.int64]
+) -> Iterator[Finding]:
+    steps, values = container.scalars()
+    yield from _order(steps, "T033", "/scalars/step")
+    yield from _committed(steps, committed, "T033", "/scalars/step")
+    present = np.ascontiguousarray(values).view(np.uint64) != np.uint64(ABSENT_BITS)
+    for column, name in enumerate(manifest.scalars):
+        wrong = np.flatnonzero(present[:, column] & ~np.isfinite(values[:, column]))
+        if len(wrong):
+            first = int(steps[wrong[0]])
+            message = f"scalar {name!r} is not finite at {len(wrong)} steps, first at step {first}"
+            yield finding(
+                "T044", "/scalars/value", message, scalar=name, count=len(wrong), step=first
+            )
+    yield from _learning_rate(manifest, steps, values, len(committed))
+
+
+def _learning_rate(
+    manifest: Manifest, steps: NDArray[np.int64], values: NDArray[np.float64], commits: int
+) -> Iterator[Finding]:
+    stated: Mapping[str, Value] = manifest.optimizer
+    if "learning_rate" in manifest.scalars:
+        rates = values[:, manifest.scalars.index("learning_rate")]
+        wrong = np.flatnonzero((rates < 0) | np.isinf(rates))
+        if len(wrong):
+            step = int(steps[wrong[0]])
+            message = f"the learning rate is {rates[wrong[0]]} at step {step}"
+            yield finding("T043", "/scalars/value", message, count=len(wrong), step=step)
+    elif commits and stated.get("learning_rate") is None and stated.get("lr") is None:
+        message = (
+            "no learning rate is known: record it as the scalar 'learning_rate', or state it in "
+            "the optimizer; several metrics need it"
+        )
+        yield finding("T042", "/scalars/value", message)
+
+
+def _order(steps: NDArray[np.int64], rule: str, where: str) -> Iterator[Finding]:
+    wrong = np.flatnonzero(np.diff(steps) <= 0)
+    if len(wrong):
+        row = int(wrong[0]) + 1
+        message = f"row {row} has step {steps[row]}, which does not exceed {steps[row - 1]}"
+        yield finding(rule, where, message, row=row)
+
+
+def _committed(
+    steps: NDArray[np.int64], committed: NDArray[np.int64], rule: str, where: str
+) -> Iterator[Finding]:
+    wrong = np.flatnonzero(~np.isin(steps, committed))
+    if len(wrong):
+        row = int(wrong[0])
+        message = f"row {row} has step {steps[row]}, at which nothing was committed"
+        yield finding(rule, where, message, row=row)
