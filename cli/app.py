@@ -6,7 +6,6 @@ needs neither h5py nor torch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -49,23 +48,19 @@ def _root(
     del version  # its callback did the work
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process.
 
     Args:
         argv: The arguments after the program's name; those of the process by default.
 
-    Returns:
-        The exit code, as `trajfile_cli.exits` defines them.
+    Raises:
+        SystemExit: Always; with an exit code as `trajfile_cli.exits` defines them.
     """
-    try:
-        typer.main.get_command(app).main(
-            args=None if argv is None else list(argv), prog_name="trajfile"
-        )
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+    typer.main.get_command(app).main(
+        args=None if argv is None else list(argv), prog_name="trajfile"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -48,7 +48,7 @@ MARKS: tuple[Mark, ...] = (
     Mark("norms", "relative_update_median", "relative update", "either"),
     Mark("norms", "gradient_norm_mean", "gradient norm", "either"),
     Mark("alignment", "gamma_aggregate", "aggregate γ", "negative"),
-    Mark("elr", "angular_update_mean", "rotation a step", "either"),
+    Mark("elr", "angular_update", "rotation a step", "either"),
     Mark("sharpness", "secant_max", "secant curvature", "high"),
 )
 

@@ -86,11 +86,12 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = sys.stdout if stream is None else stream
+        self._encoding = self._stream.encoding or "utf-8"  # None: kept as text in memory
         self.interactive = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self.interactive and not os.environ.get("NO_COLOR")
         self.width = min(max(_columns(self.interactive), _NARROWEST), _WIDEST)
         try:
-            (BLOCKS + THIN + "θ‖²·–…→").encode(self._stream.encoding or "ascii")
+            (BLOCKS + THIN + "θ‖²·–…→").encode(self._encoding)
             self._unicode = True
         except (UnicodeError, LookupError):
             self._unicode = False
@@ -162,11 +163,10 @@ class Terminal:
 
     def write(self, lines: Iterable[str]) -> None:
         """Write finished lines; what the encoding still lacks becomes a question mark."""
-        encoding = self._stream.encoding or "ascii"
         text = "".join(f"{line}\n" for line in lines)
         if not self._unicode:
             text = text.translate(_ASCII)  # the ellipses of lines that were cut
-        self._stream.write(text.encode(encoding, "replace").decode(encoding))
+        self._stream.write(text.encode(self._encoding, "replace").decode(self._encoding))
 
     def show(self, *blocks: RenderableType, fit: Fit = "wrap") -> None:
         """Lay out and write."""
