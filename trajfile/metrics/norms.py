@@ -1,0 +1,265 @@
+"""Norms of what was recorded, and the first value that is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import Measurements
+from trajfile.engine.needs import Inner, Need, Row, Timeline
+from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.non_finite import NonFinite, find_non_finite, listed, non_finite_findings
+from trajfile.metrics.robust import finite, first, last, mean, median
+from trajfile.metrics.smoothing import running_median
+from trajfile.metrics.snapshots import STEP, THETA, strides
+from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+
+Float = NDArray[np.float64]
+
+_STREAMS = ("params", "gradients", "updates")
+
+
+@dataclass(frozen=True)
+class Norms(Metric):
+    """Euclidean norms by stream, relative updates, non-finite values, tensors that never move.
+
+    Series: `params` ‖θ_k‖, `gradients` ‖g_k‖, `updates` ‖U_k‖, `relative_update`
+    ‖θ_{k+1} - θ_k‖/‖θ_k‖ from each recorded snapshot to the next.
+
+    Attributes:
+        exploding_update: A relative update of at least this, over all parameters, is reported.
+        gradient_spike: A gradient norm of at least this many times the median of the rows before
+            it is reported.
+        spike_window: How many rows before it.
+    """
+
+    id: ClassVar[str] = "norms"
+    title: ClassVar[str] = "norms and non-finite values"
+    definition: ClassVar[str] = (
+        "‖θ_k‖, ‖g_k‖ and ‖U_k‖, Euclidean over all tensors, of the recorded parameters, "
+        "gradients and updates; relative update ‖θ_{k+1} - θ_k‖/‖θ_k‖ between consecutive "
+        "recorded snapshots; non_finite_step, the first step at which a recorded value is NaN or "
+        "infinite; tensors that never move."
+    )
+    reference: ClassVar[str] = "standard"
+    ingredients: ClassVar[str] = "any of params, gradients, updates"
+
+    exploding_update: float = 1.0
+    gradient_spike: float = 100.0
+    spike_window: int = 50
+
+    def needs(self, header: Header) -> frozenset[Need] | Skipped:
+        """The squared norm of each row of each stream, and of each step between snapshots."""
+        present = [stream for stream in _STREAMS if header.has(stream)]
+        if not present:
+            return Skipped(
+                "no params, gradients or updates are recorded; append params=... at each step",
+                "params",
+            )
+        rows = [_row(stream) for stream in present]
+        if "params" in present:
+            rows.append(STEP)
+        return frozenset(Inner(row, row, per_tensor=True) for row in rows)
+
+    def compute(self, measured: Measurements) -> MetricResult:
+        """Norms of the run."""
+        header = measured.header
+        present = [stream for stream in _STREAMS if header.has(stream)]
+        steps = {s: header.timeline_steps(_row(s).timeline) for s in _STREAMS}
+        squares = {s: measured.inner(_row(s), _row(s)) for s in present}
+        curves = {s: Series([], []) for s in (*_STREAMS, "relative_update")}
+        curves |= {s: series(steps[s], np.sqrt(squares[s])) for s in present}
+        relative = np.empty(0)
+        if "params" in present:
+            relative = _relative(squares["params"], measured.inner(STEP, STEP))
+            curves["relative_update"] = series(steps["params"][:-1], relative)
+        per_tensor = _per_tensor(measured, present)
+        bad = find_non_finite(measured, [_row(stream) for stream in present])
+        findings = [
+            *non_finite_findings(bad),
+            *self._dead(measured, per_tensor),
+            *self._exploding(steps["params"], relative),
+            *self._spikes(steps["gradients"], squares.get("gradients")),
+        ]
+        summary: dict[str, Any] = {"non_finite_step": bad[0].step if bad else None}
+        for stream in present:
+            norms = np.sqrt(squares[stream])
+            summary |= {
+                f"{stream}_first": number(first(norms)),
+                f"{stream}_last": number(last(norms)),
+            }
+        summary |= {
+            "relative_update_median": number(median(relative)),
+            "relative_update_max": number(_largest(relative)),
+        }
+        return MetricResult(
+            status="ok",
+            summary=summary,
+            series=curves,
+            per_tensor={name: TensorResult(values) for name, values in per_tensor.items()},
+            findings=findings,
+            definition=self.definition,
+            reference=self.reference,
+            notes=_notes(measured, steps["params"]),
+            sentence=_sentence(bad, summary),
+            salience=1.0 if bad else 0.1,
+            options=self.options,
+        )
+
+    def _dead(self, measured: Measurements, per_tensor: dict[str, dict[str, Any]]) -> list[Finding]:
+        """Tensors that no two recorded snapshots differ in."""
+        params = measured.header.tensors.get("params", {})
+        dead = [
+            name
+            for name, values in per_tensor.items()
+            if values.get("moved") is False and params[name].size
+        ]
+        if not dead:
+            return []
+        pushed = [name for name in dead if per_tensor[name].get("gradient_norm_mean")]
+        why = (
+            f"; {listed(pushed)} did have gradients: frozen, or their updates are lost to rounding"
+            if pushed
+            else ""
+        )
+        of = len(params)
+        return [
+            Finding(
+                "norms.dead_tensor",
+                "warn",
+                f"{len(dead)} of {of} tensors never moved: {listed(dead)}{why}.",
+                {"tensors": dead, "with_gradients": pushed},
+            )
+        ]
+
+    def _exploding(self, steps: NDArray[np.int64], relative: Float) -> list[Finding]:
+        """Rows that move the parameters by as much as their own norm."""
+        index = np.flatnonzero(np.nan_to_num(relative, posinf=0) >= self.exploding_update)
+        if not len(index):
+            return []
+        worst = int(index[np.argmax(relative[index])])
+        return [
+            Finding(
+                "norms.exploding_update",
+                "warn",
+                f"{_times(len(index))} the parameters moved by at least "
+                f"{self.exploding_update:g} of their norm between two snapshots, first at step "
+                f"{steps[index[0]]}, most at step {steps[worst]} (by {relative[worst]:.2g}).",
+                {
+                    "first_step": int(steps[index[0]]),
+                    "worst_step": int(steps[worst]),
+                    "worst": float(relative[worst]),
+                    "count": len(index),
+                },
+            )
+        ]
+
+    def _spikes(self, steps: NDArray[np.int64], squares: Float | None) -> list[Finding]:
+        """Gradients far beyond those just before."""
+        if squares is None:
+            return []
+        norms = np.sqrt(squares)
+        usual = _usual(norms, self.spike_window)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = norms / usual
+        spikes = np.flatnonzero(np.isfinite(factor) & (factor >= self.gradient_spike))
+        if not len(spikes):
+            return []
+        worst = int(spikes[np.argmax(factor[spikes])])
+        return [
+            Finding(
+                "norms.gradient_spike",
+                "warn",
+                f"{_times(len(spikes))} the gradient norm was at least {self.gradient_spike:g} "
+                f"times that of the {self.spike_window} rows before, first at step "
+                f"{steps[spikes[0]]}, most at step {steps[worst]} ({factor[worst]:.2g} times).",
+                {
+                    "first_step": int(steps[spikes[0]]),
+                    "worst_step": int(steps[worst]),
+                    "worst_factor": float(factor[worst]),
+                    "count": len(spikes),
+                },
+            )
+        ]
+
+
+def _row(stream: str) -> Row:
+    return THETA if stream == "params" else Row(stream, Timeline((stream,)))
+
+
+def _relative(square: Float, moved: Float) -> Float:
+    """‖θ_{k+1} - θ_k‖/‖θ_k‖ for each row but the last."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.sqrt(moved[:-1]) / np.sqrt(square[:-1]))
+
+
+def _usual(norms: Float, window: int) -> Float:
+    """Median of the `window` rows before each; NaN in the first half window, for want of rows."""
+    centred = running_median(norms, window)
+    shift = min(window // 2 + 1, len(norms))
+    return np.concatenate([np.full(shift, np.nan), centred[: len(norms) - shift]])
+
+
+def _largest(values: Float) -> float:
+    kept = finite(values)
+    return float(kept.max()) if len(kept) else math.nan
+
+
+def _per_tensor(measured: Measurements, present: list[str]) -> dict[str, dict[str, Any]]:
+    """The summaries of single tensors; empty if per-tensor values were not kept."""
+    results: dict[str, dict[str, Any]] = {}
+    if "params" in present:
+        moved = measured.per_tensor(STEP, STEP)
+        for name, square in measured.per_tensor(THETA, THETA).items():
+            relative = _relative(square, moved[name])
+            steps = moved[name][:-1]
+            known = np.isfinite(square[:-1]) & np.isfinite(square[1:])
+            results[name] = {
+                "norm": number(math.sqrt(last(square))),
+                "relative_update_median": number(median(relative)),
+                "relative_update_max": number(_largest(relative)),
+                "moved": bool((steps[known] > 0).any()) if known.any() else None,
+            }
+    for stream, label in (("gradients", "gradient_norm_mean"), ("updates", "update_norm_mean")):
+        if stream in present:
+            for name, square in measured.per_tensor(_row(stream), _row(stream)).items():
+                values = results.setdefault(name, {})
+                values[label] = number(mean(np.sqrt(square)))
+    return results
+
+
+def _notes(measured: Measurements, steps: NDArray[np.int64]) -> list[str]:
+    notes = []
+    if len(steps) > 1 and np.nanmax(strides(steps)) > 1:
+        notes.append(
+            "Snapshots are more than one step apart in places; the relative update there is over "
+            "the whole stride."
+        )
+    stage = measured.header.gradient.get("stage")
+    if measured.header.has("gradients") and stage in {"scaled", "clipped"}:
+        notes.append(f"Gradient norms are those of {stage} gradients.")
+    if not measured.per_tensor_kept:
+        notes.append("The memory budget left no room for the norms of single tensors.")
+    return notes
+
+
+def _sentence(bad: Sequence[NonFinite], summary: dict[str, Any]) -> str | None:
+    if bad:
+        return f"From step {bad[0].step} on, {bad[0].where} not finite."
+    start, end = summary.get("params_first"), summary.get("params_last")
+    if start is None or end is None or summary["relative_update_median"] is None:
+        return None
+    return (
+        f"The parameter norm went from {start:.3g} to {end:.3g}, by "
+        f"{summary['relative_update_median']:.2g} of itself from snapshot to snapshot (median)."
+    )
+
+
+def _times(count: int) -> str:
+    return "Once" if count == 1 else f"{count} times"
