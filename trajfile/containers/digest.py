@@ -86,7 +86,8 @@ def _stream(container: Container, stream: StreamSpec) -> dict[str, Any]:
         content["sample"] = sha256(samples.astype("<i4").tobytes()).hexdigest()
     for lane, columns in stream.lanes.items():
         hashed = sha256()
-        for rows, part in _blocks(len(steps), columns, ITEM_SIZES[lane]):
+        unit = container.chunk_columns(stream.name, lane)
+        for rows, part in _blocks(len(steps), columns, unit, ITEM_SIZES[lane]):
             shape = (rows.stop - rows.start, part.stop - part.start)
             out = np.empty(shape, bits_dtype(lane))
             container.read(stream.name, lane, rows, part, out)
@@ -95,10 +96,10 @@ def _stream(container: Container, stream: StreamSpec) -> dict[str, Any]:
     return content
 
 
-def _blocks(rows: int, columns: int, item: int) -> Iterator[tuple[slice, slice]]:
+def _blocks(rows: int, columns: int, unit: int, item: int) -> Iterator[tuple[slice, slice]]:
     """Blocks in row-major order: several whole rows, or parts of one row if it is large."""
     per_block = max(1, _BLOCK_BYTES // max(1, columns * item))
-    width = max(1, min(columns, _BLOCK_BYTES // item))
+    width = max(1, _BLOCK_BYTES // (item * unit)) * unit
     for row in range(0, rows, per_block):
         for column in range(0, columns, width):
             yield (

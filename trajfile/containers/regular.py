@@ -12,6 +12,7 @@ from trajfile.errors import Damaged, Unsafe
 # Absent on some systems, where nothing can then be refused by these means.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)
+_MAX_DOCUMENT_BYTES = 16 * 2**20
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
@@ -29,8 +30,8 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
         FileNotFoundError: If there is none.
         Damaged: If it cannot be opened.
     """
-    if not follow and path.is_symlink():
-        _refuse(path, "is a symbolic link", "T013")
+    if not follow:
+        refuse_link(path)
     try:
         flags = os.O_RDONLY | _NO_BLOCK | _BINARY | (0 if follow else _NO_FOLLOW)
         descriptor = os.open(path, flags)
@@ -46,6 +47,28 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
         os.close(descriptor)
         _refuse(path, "is not a regular file", "T016")
     return descriptor
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a symbolic link, wherever it leads."""
+    if path.is_symlink():
+        _refuse(path, "is a symbolic link", "T013")
+
+
+def read_document(path: Path) -> bytes:
+    """Read a small file that is not a link, such as ``zarr.json``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes. More than 16 MiB are refused as `Unsafe`.
+    """
+    with os.fdopen(open_regular(path, follow=False), "rb") as file:
+        data = file.read(_MAX_DOCUMENT_BYTES + 1)
+    if len(data) > _MAX_DOCUMENT_BYTES:
+        _refuse(path, f"has more than {_MAX_DOCUMENT_BYTES} bytes", "T017")
+    return data
 
 
 def _refuse(path: Path, what: str, rule: str) -> NoReturn:

@@ -1,0 +1,188 @@
+"""One shard of a Zarr lane: the chunks of one row, each with a CRC-32C, and an index at the end.
+
+The layout is that of Zarr's ``sharding_indexed`` codec, so any Zarr v3 library reads it. Doing it
+here makes a step one sequential write, reads chunks straight to where they are wanted, tells a
+missing chunk from one that holds the fill value, and bounds what a chunk may inflate to.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.containers.record import crc32c
+
+Bits = NDArray[np.generic]
+
+_ABSENT = 2**64 - 1
+_CRC_BYTES = 4
+_GZIP_LEVEL = 4
+_ZSTD_LEVEL = 3
+_GZIP_WINDOW = 31  # zlib's code for a gzip header and a 32 KiB window
+
+
+class ShardError(ValueError):
+    """Bytes that are not the chunk they should be; ``missing`` if there are none."""
+
+    def __init__(self, message: str, *, missing: bool = False):
+        super().__init__(message)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """How a lane is cut.
+
+    Attributes:
+        width: Columns of a chunk.
+        columns: Columns of a shard; a multiple of `width`.
+        item: Bytes of an element.
+        compression: How a chunk is compressed before its checksum.
+    """
+
+    width: int
+    columns: int
+    item: int
+    compression: Literal["zstd", "gzip"] | None
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a shard."""
+        return self.columns // self.width
+
+
+def encode_shard(row: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
+    """Cut the part of a row that falls into one shard into chunks, and index them.
+
+    Args:
+        row: Unsigned integers, shape (columns present in the shard,).
+        layout: How to cut.
+
+    Yields:
+        The shard's bytes in order, without copying chunks that are whole and uncompressed.
+    """
+    index = np.full((layout.chunks, 2), _ABSENT, "<u8")
+    offset = 0
+    for number, start in enumerate(range(0, len(row), layout.width)):
+        chunk = row[start : start + layout.width]
+        if len(chunk) < layout.width:
+            chunk = np.concatenate([chunk, np.zeros(layout.width - len(chunk), row.dtype)])
+        payload = _compress(chunk, layout.compression)
+        yield payload
+        yield crc32c(payload).to_bytes(_CRC_BYTES, "little")
+        size = (payload.nbytes if isinstance(payload, np.ndarray) else len(payload)) + _CRC_BYTES
+        index[number] = offset, size
+        offset += size
+    yield index
+    yield crc32c(index).to_bytes(_CRC_BYTES, "little")
+
+
+def decode_shard(file: FileIO, layout: ShardLayout, start: int, out: Bits) -> None:
+    """Read columns ``start`` onwards of a shard into ``out``; every byte used is verified.
+
+    Args:
+        file: The shard's file, unbuffered.
+        layout: How it is cut.
+        start: First column, counted from the shard's first.
+        out: Unsigned integers, shape (columns,), contiguous.
+
+    Raises:
+        ShardError: If a chunk is missing, or bytes are not what they should be.
+    """
+    index, end = _read_index(file, layout)
+    stop = start + len(out)
+    for number in range(start // layout.width, -(-stop // layout.width)):
+        first = number * layout.width
+        here = slice(max(first, start), min(first + layout.width, stop))
+        target = out[here.start - start : here.stop - start]
+        whole = len(target) == layout.width
+        chunk = target if whole else np.empty(layout.width, out.dtype)
+        offset, size = (int(value) for value in index[number])
+        if offset == size == _ABSENT:
+            raise ShardError(f"chunk {number} of a committed row is missing", missing=True)
+        if size < _CRC_BYTES or offset + size > end:
+            raise ShardError(f"the index places chunk {number} outside of the shard")
+        _read_chunk(file, offset, size - _CRC_BYTES, layout, chunk)
+        if not whole:
+            target[...] = chunk[here.start - first : here.stop - first]
+
+
+def _read_index(file: FileIO, layout: ShardLayout) -> tuple[NDArray[np.uint64], int]:
+    """The index, shape (chunks, 2) of offset and size, and where it begins."""
+    index = np.empty((layout.chunks, 2), "<u8")
+    end = file.seek(0, 2) - index.nbytes - _CRC_BYTES
+    if end < 0:
+        raise ShardError("the shard is truncated")
+    _fill(file, end, index.reshape(-1).view(np.uint8))
+    if _stored_crc(file) != crc32c(index):
+        raise ShardError("the shard's index fails its checksum")
+    return index, end
+
+
+def _read_chunk(file: FileIO, offset: int, size: int, layout: ShardLayout, chunk: Bits) -> None:
+    flat = chunk.view(np.uint8)
+    if layout.compression is None and size != flat.nbytes:
+        raise ShardError(f"a chunk has {size} bytes where {flat.nbytes} are due")
+    payload = flat if layout.compression is None else np.empty(size, np.uint8)
+    _fill(file, offset, payload)
+    if _stored_crc(file) != crc32c(payload):
+        raise ShardError("a chunk fails its checksum")
+    if layout.compression is not None:
+        _decompress(payload, layout.compression, flat)
+
+
+def _fill(file: FileIO, offset: int, target: NDArray[np.uint8]) -> None:
+    file.seek(offset)
+    if file.readinto(target.data) != target.nbytes:
+        raise ShardError("the shard is truncated")
+
+
+def _stored_crc(file: FileIO) -> int:
+    return int.from_bytes(file.read(_CRC_BYTES) or b"", "little")
+
+
+def _compress(chunk: Bits, compression: str | None) -> bytes | Bits:
+    if compression is None:
+        return chunk
+    if compression == "gzip":
+        packer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WINDOW)
+        return packer.compress(chunk.tobytes()) + packer.flush()
+    from numcodecs.zstd import Zstd  # comes with zarr; costs start-up time
+
+    return bytes(Zstd(level=_ZSTD_LEVEL).encode(chunk))
+
+
+def _decompress(payload: NDArray[np.uint8], compression: str, out: NDArray[np.uint8]) -> None:
+    """Inflate into ``out`` and never beyond it, whatever the payload claims."""
+    try:
+        if compression == "gzip":
+            data = zlib.decompressobj(wbits=_GZIP_WINDOW).decompress(payload.data, out.nbytes + 1)
+            out[...] = np.frombuffer(data, np.uint8)
+        else:
+            if _declared_size(payload) != out.nbytes:
+                raise ShardError("its frame does not declare the size of a chunk")
+            from numcodecs.zstd import Zstd
+
+            Zstd().decode(payload, out)
+    except (zlib.error, ValueError, RuntimeError) as error:
+        raise ShardError(f"a chunk cannot be decompressed: {error}") from error
+
+
+def _declared_size(frame: NDArray[np.uint8]) -> int | None:
+    """The content size that a zstd frame's header declares (RFC 8878, section 3.1.1.1)."""
+    head = frame[:18].tobytes()
+    if len(head) < 6:
+        return None
+    single, width = bool(head[4] & 0x20), head[4] >> 6
+    start = (5 if single else 6) + (0, 1, 2, 4)[head[4] & 3]
+    size = (1 if single else 0, 2, 4, 8)[width]
+    if size == 0:
+        return None
+    declared = int.from_bytes(head[start : start + size], "little")
+    return declared + 256 if size == 2 else declared

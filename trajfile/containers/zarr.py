@@ -1,0 +1,83 @@
+"""Trajectories in Zarr v3: one file a row and shard, moved into place whole.
+
+The files are those of any Zarr v3 library; they are read and written here directly, because a
+library call per array and step costs more than the step, returns the fill value for a chunk that
+is missing, and follows symbolic links.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from trajfile.containers.full_disk import full_disk_as_resource_error
+from trajfile.containers.identity import Attributes, new_identity
+from trajfile.containers.journal import Journal
+from trajfile.containers.regular import read_document
+from trajfile.containers.store import MANIFEST, layout
+from trajfile.containers.zarr_metadata import GroupDocument
+from trajfile.containers.zarr_store import DOCUMENT, ZarrStore
+from trajfile.errors import NotATrajectory
+from trajfile.schema import Manifest
+
+
+def create_zarr(
+    path: Path, manifest: Manifest, *, compression: str | None, durability: str
+) -> Journal:
+    """Create a Zarr trajectory; see `trajfile.containers.create`."""
+    power = durability == "power"
+    identity = new_identity()
+    with full_disk_as_resource_error(path):
+        path.mkdir()
+    store = ZarrStore(path, identity, writable=True, power=power)
+    for spec in layout(manifest):
+        store.create(spec, compression)
+    store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(), np.uint8))
+    store.flush([MANIFEST])
+    # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
+    store.put_root(identity)
+    return Journal(store, writable=True, power=power)
+
+
+def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:
+    """Open a Zarr trajectory; see `trajfile.containers.open_container`."""
+    power = durability == "power"
+    store = ZarrStore(path, read_identity(path), writable=writable, power=power)
+    try:
+        return Journal(store, writable=writable, power=power)
+    except BaseException:
+        store.close()
+        raise
+
+
+def read_identity(path: Path) -> Attributes:
+    """The root attributes that have the types they should have.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The attributes.
+
+    Raises:
+        NotATrajectory: If it is not the root of a Zarr v3 hierarchy.
+    """
+    try:
+        document = msgspec.json.decode(read_document(path / DOCUMENT), type=GroupDocument)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotATrajectory(
+            f"{path} is a folder, but not a Zarr v3 group: it has no valid zarr.json",
+            path=path,
+            rule="T002",
+        ) from error
+    found: dict[str, str | tuple[int, ...] | tuple[str, ...]] = {}
+    for name, value in document.attributes.items():
+        if isinstance(value, str):
+            found[name] = value
+        elif isinstance(value, list) and all(type(item) is int for item in value):
+            found[name] = tuple(value)
+        elif isinstance(value, list):
+            found[name] = tuple(str(item) for item in value)
+    return found

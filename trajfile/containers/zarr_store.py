@@ -1,0 +1,254 @@
+"""The arrays of one Zarr folder: tables in small chunks, lanes in one file a row and shard."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.containers.base import Array
+from trajfile.containers.folder import Folder
+from trajfile.containers.identity import Attributes, check_identity
+from trajfile.containers.regular import open_regular, read_document, refuse_link
+from trajfile.containers.shards import ShardError, ShardLayout, decode_shard, encode_shard
+from trajfile.containers.store import SCALAR_VALUE, ArraySpec
+from trajfile.containers.writer_lock import WriterLock
+from trajfile.containers.zarr_metadata import (
+    ArrayDocument,
+    array_document,
+    check_array,
+    group_document,
+)
+from trajfile.containers.zarr_table import ZarrTable
+from trajfile.dtypes import bits_of
+from trajfile.errors import Damaged
+from trajfile.schema import ABSENT_BITS
+
+DOCUMENT = "zarr.json"
+_THREADS = 4
+_PARALLEL_BYTES = 2**23
+
+
+class ZarrStore:
+    """The arrays of one folder.
+
+    Args:
+        path: The folder.
+        identity: Its root attributes.
+        writable: Whether to append.
+        power: Whether files are forced to the disk.
+    """
+
+    kind = "zarr"
+
+    def __init__(self, path: Path, identity: Attributes, *, writable: bool, power: bool):
+        self.path = str(path)
+        self.uuid, self.format_version = check_identity(identity, path)
+        self._root = path
+        self._folder = Folder(path, power=power)
+        self._lock = WriterLock(path) if writable else None
+        self._writable = writable
+        self._documents: dict[str, dict[str, Any]] = {}
+        self._parsed: dict[str, ArrayDocument] = {}
+        self._lanes: dict[str, ShardLayout] = {}
+        self._tables: dict[str, ZarrTable] = {}
+        self._rows: dict[str, int] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    def create(self, spec: ArraySpec, compression: str | None) -> None:
+        """Create one empty array and the groups above it."""
+        folder = self._root
+        for part in spec.key.split("/")[:-1]:
+            folder /= part
+            self._folder.make(folder)
+            if not (folder / DOCUMENT).exists():
+                self._folder.put(folder / DOCUMENT, [msgspec.json.encode(group_document())])
+        self._folder.make(self._root / spec.key)
+        document = array_document(spec, compression)
+        self._documents[spec.key] = document
+        self._parsed[spec.key] = msgspec.convert(document, ArrayDocument)
+        self._reshape(spec.key, document["shape"])
+        self.expect([spec])
+
+    def expect(self, specs: Iterable[ArraySpec]) -> None:
+        """Check that the arrays exist as specified, with at least as many columns."""
+        for spec in specs:
+            document = self._document(spec.key)
+            try:
+                lane = check_array(document, spec)
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._damaged(spec.key, f"the array {error}", "T007") from error
+            if lane is not None:
+                self._lanes[spec.key] = lane
+            self._rows.setdefault(spec.key, 0)
+
+    def columns(self, key: str) -> int:
+        """Columns that the array has now."""
+        shape = self._document(key).shape
+        return shape[1] if len(shape) > 1 else 1
+
+    def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
+        """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
+        flat = len(self._document(key).shape) == 1
+        found = self._table(key).load(count, self.columns(key))
+        if found is None:
+            raise self._damaged(key, f"holds fewer than the {count} rows committed", "T009")
+        return found[:, 0] if flat else found
+
+    def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
+        """Write rows of a table from row ``start`` on, which was its end."""
+        self._table(key).save(start, values.reshape(len(values), -1))
+        self._rows[key] = start + len(values)
+
+    def widen(self, key: str, columns: int) -> None:
+        """Give an array at least that many columns."""
+        if columns > self.columns(key):
+            self._reshape(key, [self._document(key).shape[0], columns])
+
+    def read(self, key: str, rows: slice, columns: slice, out: Array) -> None:
+        """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
+        if out.size == 0:
+            return
+        lane, bits = self._lanes[key], bits_of(out)
+
+        def read_row(row: int) -> None:
+            target = bits[row - rows.start]
+            for shard in range(columns.start // lane.columns, -(-columns.stop // lane.columns)):
+                first = shard * lane.columns
+                start, stop = max(first, columns.start), min(first + lane.columns, columns.stop)
+                part = target[start - columns.start : stop - columns.start]
+                self._read_shard(key, row, shard, start - first, part)
+
+        if out.nbytes < _PARALLEL_BYTES or len(out) == 1:
+            for row in range(rows.start, rows.stop):
+                read_row(row)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="trajfile-zarr")
+        for _ in self._pool.map(read_row, range(rows.start, rows.stop)):
+            pass
+
+    def write(self, key: str, start: int, values: Array) -> None:
+        """Write whole rows of a lane from row ``start`` on."""
+        lane = self._lanes[key]
+        for row, bits in enumerate(bits_of(values), start):
+            for shard, first in enumerate(range(0, len(bits), lane.columns)):
+                part = bits[first : first + lane.columns]
+                self._folder.put(self._shard(key, row, shard), encode_shard(part, lane))
+        self._rows[key] = start + len(values)
+
+    def chunk_columns(self, key: str) -> int:
+        """Columns of a chunk of a lane."""
+        return self._lanes[key].width
+
+    def truncate(self, key: str, rows: int) -> None:
+        """Forget rows from ``rows`` on, and what a kill left half-written."""
+        self._rows[key] = rows
+        if key in self._lanes:
+            self._folder.drop_chunks(self._root / key, rows)
+        else:
+            self._table(key).truncate(self._folder, rows)
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Hand the arrays to the operating system, so that they survive a kill."""
+        for key in keys:
+            if key not in self._lanes:
+                self._table(key).flush(self._folder)
+            shape = self._document(key).shape
+            if self._rows[key] > shape[0]:
+                # Twice as many rows as needed, so that this file is seldom rewritten. Readers
+                # go by the commit record, and closing trims the shape.
+                self._reshape(key, [2 * self._rows[key], *shape[1:]])
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Force the flushed arrays to the disk, so that they survive a loss of power."""
+        for key in keys:
+            self._folder.sync(self._root / key)
+
+    def begin(self) -> None:
+        """Nothing to do: files appear whole, so readers may come at any time."""
+
+    def stored_bytes(self) -> int:
+        """Size of all files in bytes."""
+        return self._folder.stored_bytes()
+
+    def put_root(self, identity: Attributes) -> None:
+        """Write the root's document, which makes the folder a trajectory."""
+        self._folder.put(self._root / DOCUMENT, [msgspec.json.encode(group_document(identity))])
+
+    def close(self) -> None:
+        """Trim the shapes to the rows, and let go of the folder."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        if self._writable:
+            self._writable = False
+            for key, rows in self._rows.items():
+                shape = self._document(key).shape
+                if shape[0] > rows:
+                    self._reshape(key, [rows, *shape[1:]])
+        if self._lock is not None:
+            self._lock.close()
+
+    def _document(self, key: str) -> ArrayDocument:
+        if key not in self._documents:
+            folder = self._root
+            try:
+                for part in key.split("/"):
+                    folder /= part
+                    refuse_link(folder)
+                raw = msgspec.json.decode(read_document(folder / DOCUMENT))
+                self._parsed[key] = msgspec.convert(raw, ArrayDocument)
+            except FileNotFoundError as error:
+                raise self._damaged(key, "the array is missing", "T007") from error
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise self._damaged(key, f"zarr.json is not valid: {error}", "T007") from error
+            self._documents[key] = raw
+        return self._parsed[key]
+
+    def _reshape(self, key: str, shape: list[int]) -> None:
+        self._documents[key]["shape"] = self._parsed[key].shape = shape
+        document = msgspec.json.encode(self._documents[key])
+        self._folder.put(self._root / key / DOCUMENT, [document])
+
+    def _table(self, key: str) -> ZarrTable:
+        if key not in self._tables:
+            chunk = self._document(key).chunk_shape
+            self._tables[key] = ZarrTable(
+                self._root / key,
+                np.dtype(self._document(key).data_type).newbyteorder("<"),
+                (chunk[0], chunk[1] if len(chunk) > 1 else 1),
+                flat=len(chunk) == 1,
+                fill=ABSENT_BITS if key == SCALAR_VALUE else 0,
+                damaged=lambda what: self._damaged(key, what, "T012"),
+            )
+        return self._tables[key]
+
+    def _shard(self, key: str, row: int, shard: int) -> Path:
+        return self._root / key / f"c.{row}.{shard}"
+
+    def _read_shard(self, key: str, row: int, shard: int, start: int, out: Array) -> None:
+        try:
+            descriptor = open_regular(self._shard(key, row, shard), follow=False)
+        except FileNotFoundError as error:
+            raise self._damaged(key, f"committed row {row} is missing", "T011") from error
+        try:
+            with io.FileIO(descriptor) as file:
+                decode_shard(file, self._lanes[key], start, out)
+        except ShardError as error:
+            rule = "T011" if error.missing else "T012"
+            raise self._damaged(key, f"in row {row}, {error}", rule) from error
+
+    def _damaged(self, key: str, what: str, rule: str) -> Damaged:
+        return Damaged(
+            f"{self.path}, /{key}: {what}; restore the folder from a copy",
+            path=self.path,
+            location=f"/{key}",
+            rule=rule,
+        )
