@@ -1,0 +1,170 @@
+"""Where the trajectory went: distance, length, and its principal plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import Measurements
+from trajfile.engine.needs import Inner, Need, Row, Timeline
+from trajfile.metrics import robust
+from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.snapshots import SNAPSHOTS, STEP
+from trajfile.report import MetricResult, TensorResult, number, series
+from trajfile.schema import PARAMS
+
+Float = NDArray[np.float64]
+
+#: The first and the last snapshot, for each tensor's own displacement.
+_ENDS = Timeline((PARAMS,), limit=2)
+
+_COMPONENTS = 10
+
+
+@dataclass(frozen=True)
+class Geometry(Metric):
+    """Distance from initialisation, path length and PCA of the trajectory.
+
+    Attributes:
+        pca_rows: Most snapshots that enter the PCA, spread evenly over the run.
+    """
+
+    pca_rows: int = 64
+
+    id: ClassVar[str] = "geometry"
+    title: ClassVar[str] = "Shape of the trajectory"
+    definition: ClassVar[str] = (
+        "Distance from initialisation ‖θ_k − θ_0‖; path length Σ_{j<k} ‖θ_{j+1} − θ_j‖ over the "
+        "recorded snapshots; PCA: with X the centred snapshots as rows, the Gram matrix XXᵀ = "
+        "VΛVᵀ gives component c the coordinates √λ_c V_c and the share λ_c/Σλ of the variance."
+    )
+    reference: ClassVar[str] = "elementary; PCA of trajectories: Li et al., arXiv 1712.09913"
+    ingredients: ClassVar[str] = "params"
+
+    def needs(self, header: Header) -> frozenset[Need] | Skipped:
+        """Norms of displacements, and a Gram matrix of at most `pca_rows` snapshots."""
+        if not header.has(PARAMS):
+            return Skipped("The trajectory's shape needs params.", PARAMS)
+        first = int(header.steps[PARAMS][0])
+        cloud = self._cloud(first)
+        lags = range(len(header.timeline_steps(cloud.timeline)))
+        return frozenset(
+            {
+                Inner(STEP, STEP, per_tensor=True),
+                Inner(_from(first, SNAPSHOTS), _from(first, SNAPSHOTS)),
+                Inner(_from(first, _ENDS), _from(first, _ENDS), per_tensor=True),
+                Inner(cloud, cloud, tuple(lags)),
+            }
+        )
+
+    def compute(self, measured: Measurements) -> MetricResult:
+        """Distances, lengths and principal components."""
+        header = measured.header
+        steps = header.steps[PARAMS]
+        first = int(steps[0])
+        offset = _from(first, SNAPSHOTS)
+        away = np.sqrt(measured.inner(offset, offset))
+        moves = np.sqrt(measured.inner(STEP, STEP)[:-1])
+        length = np.concatenate([[0.0], np.cumsum(moves)])
+        at, axes, share = self._components(measured, first)
+        distance, path = robust.last(away), robust.last(length)
+        straightness = distance / path if path > 0 else None
+        notes = []
+        if len(steps) > 1 and np.diff(steps).max() > 1:
+            notes.append(
+                "Snapshots lie more than one step apart: the path length is that of the chords "
+                "between them, which is less than the path's."
+            )
+        if len(share):
+            notes.append(
+                f"PCA over {len(at)} of {len(steps)} snapshots; the sign of a component is chosen "
+                "such that it ends no lower than it starts."
+            )
+        if not measured.per_tensor_kept:
+            notes.append("Per-tensor distances were left out to stay within the memory budget.")
+        return MetricResult(
+            "ok" if len(steps) > 1 else "insufficient",
+            None if len(steps) > 1 else "One snapshot has no shape; found 1, expected 2 or more.",
+            summary={
+                "explained_variance": [float(x) for x in share[:_COMPONENTS]],
+                "distance_last": number(distance),
+                "path_length_last": number(path),
+                "straightness": number(straightness),
+            },
+            series={
+                "distance_from_init": series(steps, away),
+                "path_length": series(steps, length),
+                "pca_1": series(at, axes[0]),
+                "pca_2": series(at, axes[1]),
+            },
+            per_tensor=self._per_tensor(measured, first),
+            definition=self.definition,
+            reference=self.reference,
+            notes=notes,
+            sentence=_sentence(distance, path, share),
+            salience=0.2 if path > 0 else 0.0,
+            options=self.options,
+        )
+
+    def _cloud(self, first: int) -> Row:
+        """The snapshots that enter the PCA, as offsets so that centring them does not cancel."""
+        return _from(first, Timeline((PARAMS,), limit=self.pca_rows))
+
+    def _components(
+        self, measured: Measurements, first: int
+    ) -> tuple[NDArray[np.int64], tuple[Float, Float], Float]:
+        """Steps and first two coordinates of the finite rows, and all shares of the variance."""
+        cloud = self._cloud(first)
+        steps = measured.header.timeline_steps(cloud.timeline)
+        gram = np.zeros((len(steps), len(steps)))
+        for lag in range(len(steps)):
+            along = measured.inner(cloud, cloud, lag)[: len(steps) - lag]
+            row = np.arange(len(along))
+            gram[row, row + lag] = gram[row + lag, row] = along
+        sound = np.isfinite(np.diagonal(gram))
+        steps, gram = steps[sound], gram[np.ix_(sound, sound)]
+        nothing = np.full(len(steps), np.nan)
+        if len(steps) < 2:
+            return steps, (nothing, nothing), nothing[:0]
+        middle = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
+        values, vectors = np.linalg.eigh(middle)
+        values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+        if values[0] == 0:
+            return steps, (nothing, nothing), nothing[:0]
+        axes = vectors * np.sqrt(values)
+        axes = np.where(axes[-1] < axes[0], -axes, axes)
+        return steps, (axes[:, 0], axes[:, 1]), values[:-1] / values.sum()
+
+    def _per_tensor(self, measured: Measurements, first: int) -> dict[str, TensorResult]:
+        lengths = measured.per_tensor(STEP, STEP)
+        offset = _from(first, _ENDS)
+        ends = measured.per_tensor(offset, offset)
+        return {
+            name: TensorResult(
+                {
+                    "distance_last": number(np.sqrt(ends[name][-1])),
+                    "path_length_last": number(np.sqrt(robust.finite(squared)).sum()),
+                }
+            )
+            for name, squared in lengths.items()
+            if name in ends
+        }
+
+
+def _from(first: int, timeline: Timeline) -> Row:
+    """θ_i − θ_first."""
+    return Row(PARAMS, timeline, "offset", first)
+
+
+def _sentence(distance: float, path: float, share: Float) -> str | None:
+    if not path > 0:
+        return None
+    plane = f"; two directions hold {share[:2].sum():.0%} of its variance" if len(share) > 1 else ""
+    return (
+        f"The trajectory ended {distance:.4g} from where it started, after a path of "
+        f"{path:.4g}{plane}."
+    )
