@@ -1,37 +1,30 @@
 """Trajectories in HDF5: all arrays created beforehand, then appended to in single-writer mode.
 
 Once rows are appended no object is created any more: a kill between the writes that link a new
-object would take the whole file along. Data move by the raw calls with the file's own type in
-memory, because HDF5's conversions would round and would rewrite NaNs.
+object would take the whole file along.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5z
-from numpy.typing import NDArray
 
-from trajfile.containers.base import Array
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.hdf5_open import (
-    ZSTD_FILTER,
     check_links,
-    check_storage,
     cut_short,
     open_for_reading,
     read_superblock,
 )
-from trajfile.containers.hdf5_types import file_type
+from trajfile.containers.hdf5_store import Hdf5Store
+from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, new_identity
 from trajfile.containers.journal import Journal
-from trajfile.containers.store import MANIFEST, MAX_CHUNK_COLUMNS, ArraySpec, layout
-from trajfile.errors import Damaged, ResourceError, Unsafe, UsageError
+from trajfile.containers.store import MANIFEST, ArraySpec, layout
+from trajfile.errors import ResourceError
 from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
@@ -45,7 +38,7 @@ def create_hdf5(
 ) -> Journal:
     """Create an HDF5 trajectory; see `trajfile.containers.create`."""
     if compression == "zstd":
-        _load_zstd(path)
+        load_zstd(path)
     identity = new_identity()
     with full_disk_as_resource_error(path):
         file = h5py.File(path, "x", libver=_BOUNDS)
@@ -101,240 +94,6 @@ def read_identity(file: h5py.File) -> Attributes:
     return found
 
 
-class Hdf5Store:
-    """The arrays of one HDF5 file."""
-
-    kind = "hdf5"
-
-    def __init__(self, file: h5py.File, path: Path, identity: Attributes, *, writable: bool):
-        self.path = str(path)
-        self.uuid, self.format_version = check_identity(identity, path)
-        self._file = file
-        self._path = path
-        self._writable = writable
-        self._failed = False
-        self._datasets: dict[str, h5d.DatasetID] = {}
-        self._filters: dict[str, tuple[int, ...]] = {}
-        self._present: dict[str, NDArray[np.int64]] = {}
-
-    def expect(self, specs: Iterable[ArraySpec]) -> None:
-        """Check that the arrays exist as specified, with at least as many columns."""
-        for spec in specs:
-            dataset = self._dataset(spec.key, lane=spec.lane)
-            columns = dataset.shape[1] if dataset.rank == 2 else None
-            fits = (columns is None) == (spec.columns is None)
-            if not fits or (columns or 0) < (spec.columns or 0):
-                raise self._wrong(spec.key, f"has shape {dataset.shape}")
-            if not dataset.get_type().equal(file_type(spec.dtype)):
-                raise self._wrong(spec.key, f"does not hold {spec.dtype}")
-            rows, width = (*dataset.get_create_plist().get_chunk(), 1)[:2]
-            filters = self._filters[spec.key]
-            if not spec.lane:
-                if filters:
-                    raise self._wrong(spec.key, "is filtered, yet rewritten in place")
-            elif rows != 1 or width > MAX_CHUNK_COLUMNS or filters[-1:] != (h5z.FILTER_FLETCHER32,):
-                raise self._wrong(
-                    spec.key, f"has chunks of {rows} x {width} through filters {filters}"
-                )
-            if ZSTD_FILTER in filters:
-                _load_zstd(self._path)
-
-    def columns(self, key: str) -> int:
-        """Columns that the array has now."""
-        shape = self._dataset(key).shape
-        return int(shape[1]) if len(shape) == 2 else 1
-
-    def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
-        """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
-        dataset = self._dataset(key)
-        shape = dataset.shape
-        rows = shape[0] if count is None else count
-        if rows > shape[0]:
-            raise self._damaged(key, f"has {shape[0]} rows where {rows} are committed", "T009")
-        wanted = (rows, *shape[1:])
-        dtype = dataset.dtype
-        # A table is stored in full but for columns that joined late, so a shape far beyond what
-        # is allocated is a trap for memory.
-        if np.prod(wanted, dtype=object) * dtype.itemsize > 2**20 + 4096 * self._stored(dataset):
-            raise Unsafe(
-                f"{self.path}, /{key}: shape {shape} is far beyond the bytes stored: read only "
-                "files from a conforming writer",
-                path=self.path,
-                location=f"/{key}",
-                rule="T017",
-            )
-        out = np.empty(wanted, dtype)
-        if out.size:
-            self._transfer_in(key, dataset, (slice(0, n) for n in wanted), out)
-        return out
-
-    def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
-        """Write rows of a table from row ``start`` on, which was its end."""
-        self.write(key, start, values)
-
-    def widen(self, key: str, columns: int) -> None:
-        """Give an array at least that many columns."""
-        dataset = self._dataset(key)
-        if columns > dataset.shape[1]:
-            with self._writing():
-                dataset.set_extent((dataset.shape[0], columns))
-
-    def read(self, key: str, rows: slice, columns: slice, out: Array) -> None:
-        """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
-        if out.size == 0:
-            return
-        dataset = self._dataset(key, lane=True)
-        if rows.stop > dataset.shape[0] or columns.stop > dataset.shape[1]:
-            raise self._damaged(key, f"has only shape {dataset.shape}", "T009")
-        self._check_present(key, rows, columns)
-        self._transfer_in(key, dataset, (rows, columns), out)
-
-    def write(self, key: str, start: int, values: Array) -> None:
-        """Write whole rows from row ``start`` on."""
-        dataset = self._dataset(key)
-        self._present.pop(key, None)
-        stop = start + len(values)
-        with self._writing():
-            shape = dataset.shape
-            if stop > shape[0]:
-                dataset.set_extent((stop, *shape[1:]))
-            if values.size:
-                block = tuple(slice(0, n) for n in values.shape[1:])
-                file_space = _select(dataset, (slice(start, stop), *block))
-                memory = h5s.create_simple(values.shape)
-                dataset.write(memory, file_space, values, dataset.get_type())
-
-    def chunk_columns(self, key: str) -> int:
-        """Columns of a chunk of a lane."""
-        return int(self._dataset(key, lane=True).get_create_plist().get_chunk()[1])
-
-    def truncate(self, key: str, rows: int) -> None:
-        """Forget rows from ``rows`` on."""
-        dataset = self._dataset(key)
-        if dataset.shape[0] > rows:
-            with self._writing():
-                dataset.set_extent((rows, *dataset.shape[1:]))
-
-    def flush(self, keys: Iterable[str]) -> None:
-        """Hand the arrays to the operating system, so that they survive a kill."""
-        with self._writing():
-            for key in keys:
-                self._dataset(key).flush()
-
-    def sync(self, keys: Iterable[str]) -> None:
-        """Force the flushed arrays to the disk, so that they survive a loss of power."""
-        del keys  # one file holds them all
-        with self._writing():
-            os.fsync(self._file.id.get_vfd_handle())
-
-    def begin(self) -> None:
-        """Enter single-writer mode: from here on no object is created, and readers may come."""
-        with self._writing():
-            self._file.flush()
-            self._file.swmr_mode = True
-
-    def stored_bytes(self) -> int:
-        """Size of the file in bytes."""
-        return self._path.stat().st_size
-
-    def close(self) -> None:
-        """Release the file; after a failure to write, whatever the library still says of it."""
-        self._datasets.clear()
-        if self._failed:
-            # The library tries once more to write what did not fit. The last commit is on disk.
-            with contextlib.suppress(OSError, RuntimeError):
-                self._file.close()
-        elif self._writable:
-            with full_disk_as_resource_error(self._path):
-                self._file.close()
-        else:
-            self._file.close()
-
-    def _dataset(self, key: str, *, lane: bool = False) -> h5d.DatasetID:
-        if key not in self._datasets:
-            access = h5p.create(h5p.DATASET_ACCESS)
-            if lane:
-                access.set_chunk_cache(0, 0, 0.0)  # a chunk is read or written whole, once
-            try:
-                dataset = h5d.open(self._file.id, key.encode(), access)
-            except (KeyError, OSError, ValueError, RuntimeError) as error:
-                raise self._wrong(key, "is missing") from error
-            self._filters[key] = check_storage(dataset, self._path, f"/{key}")
-            if self._file.swmr_mode and not self._writable:
-                dataset.refresh()
-            self._datasets[key] = dataset
-        return self._datasets[key]
-
-    def _transfer_in(
-        self, key: str, dataset: h5d.DatasetID, block: Iterable[slice], out: Array
-    ) -> None:
-        space = _select(dataset, tuple(block))
-        view = out.view(f"<u{out.dtype.itemsize}")
-        try:
-            dataset.read(h5s.create_simple(out.shape), space, view, dataset.get_type())
-        except (OSError, RuntimeError) as error:
-            raise self._damaged(key, "a chunk fails its checksum or cannot be read", "T012") from (
-                error
-            )
-
-    def _check_present(self, key: str, rows: slice, columns: slice) -> None:
-        """HDF5 returns zeros for a chunk that is not there; look before reading."""
-        width = self.chunk_columns(key)
-        wanted_columns = np.arange(columns.start // width, (columns.stop - 1) // width + 1)
-        wanted = np.arange(rows.start, rows.stop)[:, None] * 2**24 + wanted_columns
-        if key not in self._present:
-            self._present[key] = self._chunk_codes(key, width)
-        known = self._present[key]
-        place = np.searchsorted(known, wanted)
-        found = known[np.minimum(place, len(known) - 1)] == wanted if len(known) else False
-        if not np.all(found):
-            row = rows.start + int(np.argmin(np.all(np.broadcast_to(found, wanted.shape), axis=1)))
-            raise self._damaged(key, f"a committed chunk of row {row} is missing", "T011")
-
-    def _chunk_codes(self, key: str, width: int) -> NDArray[np.int64]:
-        """Of every chunk that is stored with all its filters applied: row * 2^24 + column."""
-        codes: list[int] = []
-
-        def note(chunk: h5d.StoreInfo) -> None:
-            row, column = chunk.chunk_offset
-            if chunk.filter_mask == 0 and row < 2**38:
-                codes.append(row * 2**24 + column // width)
-
-        self._dataset(key, lane=True).chunk_iter(note)
-        return np.sort(np.array(codes, np.int64))
-
-    @staticmethod
-    def _stored(dataset: h5d.DatasetID) -> int:
-        return int(dataset.get_storage_size())
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with full_disk_as_resource_error(self._path):
-                yield
-        except ResourceError:
-            self._failed = True
-            raise
-
-    def _wrong(self, key: str, what: str) -> Damaged:
-        return self._damaged(key, f"the array {what}", "T007")
-
-    def _damaged(self, key: str, what: str, rule: str) -> Damaged:
-        return Damaged(
-            f"{self.path}, /{key}: {what}; restore the file from a copy",
-            path=self.path,
-            location=f"/{key}",
-            rule=rule,
-        )
-
-
-def _select(dataset: h5d.DatasetID, block: tuple[slice, ...]) -> h5s.SpaceID:
-    space = dataset.get_space()
-    start = tuple(part.start for part in block)
-    space.select_hyperslab(start, tuple(part.stop - part.start for part in block))
-    return space
-
-
 def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> None:
     """Create one empty array, extensible along all its dimensions."""
     plist = h5p.create(h5p.DATASET_CREATE)
@@ -374,13 +133,3 @@ def _open_for_writing(path: Path) -> h5py.File:
                 "and whether another program holds it"
             ) from error
         cut_short(path, str(error), error)
-
-
-def _load_zstd(path: Path) -> None:
-    """Register the zstd filter, which HDF5 itself does not have."""
-    try:
-        import hdf5plugin  # noqa: F401 - importing it registers the filters
-    except ImportError as error:
-        raise UsageError(
-            f"{path}: zstd in HDF5 needs the package hdf5plugin: install trajfile[hdf5-codecs]"
-        ) from error

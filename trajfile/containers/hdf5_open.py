@@ -14,11 +14,11 @@ from typing import NamedTuple, NoReturn
 import h5py
 from h5py import h5d, h5g, h5l, h5o, h5z
 
+from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.regular import open_regular
 from trajfile.errors import Damaged, NotATrajectory, Unsafe
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-ZSTD_FILTER = 32015
 
 _ALLOWED_FILTERS = {
     h5z.FILTER_SHUFFLE,

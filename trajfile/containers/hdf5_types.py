@@ -8,10 +8,15 @@ the attribute ``dtype`` tells which they are.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import h5py
 from h5py import h5t
 
 from trajfile.dtypes import ITEM_SIZES
+from trajfile.errors import UsageError
+
+ZSTD_FILTER = 32015
 
 _NATIVE = {
     "float16": h5t.IEEE_F16LE,
@@ -62,3 +67,13 @@ def _float(
     made.set_size(bits // 8)
     made.set_ebias(bias)
     return made
+
+
+def load_zstd(path: Path) -> None:
+    """Register the zstd filter, which HDF5 itself does not have."""
+    try:
+        import hdf5plugin  # noqa: F401 - importing it registers the filters
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: zstd in HDF5 needs the package hdf5plugin: install trajfile[hdf5-codecs]"
+        ) from error
