@@ -103,7 +103,7 @@ class Recording:
                 stream that is not declared.
         """
         if self.written is not None:
-            _check_declared(stream, self.step, self.written)
+            _check_declared(stream, None, self.written)
             return self
         if stream in self.manifest.by_name:
             raise RecordError(f"stream {stream!r} is declared already", stream=stream)
@@ -278,11 +278,12 @@ def _outline(array: Array, stream: str = "") -> Outline:
     return Outline(array.shape[1:] if stream == GRADIENT_SAMPLES else array.shape, name)
 
 
-def _check_declared(stream: str, step: int, manifest: Manifest) -> None:
+def _check_declared(stream: str, step: int | None, manifest: Manifest) -> None:
     if stream not in manifest.by_name:
         streams = ", ".join(manifest.by_name) or "none"
+        where = repr(stream) if step is None else f"{stream!r} at step {step}"
         raise UndeclaredStream(
-            f"stream {stream!r} was not declared before the first append (declared: {streams}); "
+            f"stream {where} was not declared before the first append (declared: {streams}); "
             f"streams are fixed by then, so call declare({stream!r}, like=params) before it",
             step=step,
             stream=stream,

@@ -80,7 +80,7 @@ def _check_revision(old: Manifest, new: Manifest, step: int) -> None:
                 step=step,
                 stream=before.name,
             )
-        if list(before.lanes) != list(after.lanes):
+        if before.lanes.keys() != after.lanes.keys():
             raise RecordError(
                 f"stream {before.name!r} has lanes {', '.join(before.lanes) or 'none'} since its "
                 f"first commit and cannot gain another at step {step}: declare a tensor of each "

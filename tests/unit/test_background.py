@@ -1,0 +1,122 @@
+"""The queue commits in order, within its bound, and hides no failure."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import trajfile
+from trajfile.background import Committer
+from trajfile.containers.base import Commit
+
+
+@pytest.fixture(params=[".h5", ".zarr"])
+def path(request, tmp_path):
+    return tmp_path / f"run{request.param}"
+
+
+def test_background_commits_all_in_order_and_copies_first(path):
+    buffer = np.zeros((64, 64), np.float32)
+    with trajfile.Writer(path, background=True, queue_bytes=3 * buffer.nbytes) as writer:
+        for step in range(40):
+            buffer[...] = step
+            writer.append(step, params={"w": buffer}, scalars={"loss": step})
+            buffer[...] = -1
+        with pytest.raises(trajfile.StepOrder):
+            writer.append(39, params={"w": buffer})
+    with trajfile.open(path) as run:
+        assert run.steps("params").tolist() == list(range(40))
+        read = run["params"]["w"][:]
+        np.testing.assert_array_equal(read, np.arange(40)[:, None, None] * np.ones_like(read))
+        assert run.container.commits()[:, 1].tolist() == list(range(40))
+
+
+def test_the_queue_never_holds_more_than_its_bound():
+    held, most, order = [0], [0], []
+    lock, gate = threading.Lock(), threading.Semaphore(0)
+
+    def pack(step):
+        with lock:
+            held[0] += 10
+            most[0] = max(most[0], held[0])
+        if most[0] == 30:
+            gate.release()  # the bound is reached; from now on commits may go through
+        return Commit(step)
+
+    def commit(done):
+        gate.acquire()
+        order.append(done.step)
+        with lock:
+            held[0] -= 10
+        gate.release()
+
+    queue = Committer(commit, limit=35)
+    for step in range(20):
+        queue.put(10, lambda step=step: pack(step))
+    queue.close()
+    assert most[0] == 30
+    assert order == list(range(20))
+
+
+def test_a_step_larger_than_the_bound_passes_alone():
+    done = []
+    queue = Committer(lambda commit: done.append(commit.step), limit=10)
+    for step in range(3):
+        queue.put(100, lambda step=step: Commit(step))
+    queue.close()
+    assert done == [0, 1, 2]
+
+
+def test_a_failed_packing_gives_its_room_back():
+    queue = Committer(lambda commit: None, limit=10)
+
+    def fails():
+        raise MemoryError
+
+    for _ in range(3):
+        with pytest.raises(MemoryError):
+            queue.put(10, fails)
+    queue.put(10, lambda: Commit(0))
+    queue.close()
+
+
+def test_a_failed_commit_surfaces_once_as_itself_and_drops_what_follows():
+    done, failure = [], OSError("no space left")
+    failed = threading.Event()
+
+    def commit(pending):
+        if pending.step == 2:
+            failed.set()
+            raise failure
+        done.append(pending.step)
+
+    queue = Committer(commit, limit=1000)
+    for step in range(3):
+        queue.put(1, lambda step=step: Commit(step))
+    failed.wait()
+
+    def go_on():
+        # The thread may not have handed its error over yet; what is queued until then is dropped.
+        for step in range(3, 10**6):
+            queue.put(1, lambda step=step: Commit(step))
+
+    with pytest.raises(OSError, match="no space left") as caught:
+        go_on()
+    assert caught.value is failure
+    queue.close()
+    assert done == [0, 1]
+
+
+def test_a_failed_commit_surfaces_at_close_if_nothing_is_appended_after_it():
+    failure = OSError("no space left")
+
+    def commit(pending):
+        raise failure
+
+    queue = Committer(commit, limit=1000)
+    queue.put(1, lambda: Commit(0))
+    with pytest.raises(OSError, match="no space left") as caught:
+        queue.close()
+    assert caught.value is failure
