@@ -24,11 +24,30 @@ class Band:
             not exist.
         tensors: Per tensor, the same shape; empty if not asked for, or not kept within the
             memory budget. NaN also where the tensor had not joined yet.
+        tensor_lags: The lags of `tensors`, where they are fewer than `lags`; empty if the same.
     """
 
     lags: tuple[int, ...]
     total: Float
     tensors: Mapping[str, Float] = field(default_factory=dict)
+    tensor_lags: tuple[int, ...] = ()
+
+    def tensor_column(self, lag: int) -> int:
+        """Where a lag stands in `tensors`.
+
+        Args:
+            lag: The lag.
+
+        Returns:
+            Its column.
+
+        Raises:
+            LookupError: If it was not declared with ``per_tensor``.
+        """
+        lags = self.tensor_lags or self.lags
+        if lag not in lags:
+            raise LookupError(f"lag {lag} was not declared with per_tensor")
+        return lags.index(lag)
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,7 @@ class Measurements:
         sample_grams: By need.
         layer_balances: By need.
         per_tensor_kept: False if per-tensor values were left out to stay within the budget.
+        refused: Layer pairs left out to stay within the budget, each with the reason.
     """
 
     header: Header
@@ -86,6 +106,7 @@ class Measurements:
     sample_grams: Mapping[SampleGram, SampleGrams] = field(default_factory=dict)
     layer_balances: Mapping[LayerPair, LayerBalance] = field(default_factory=dict)
     per_tensor_kept: bool = True
+    refused: Mapping[LayerPair, str] = field(default_factory=dict)
 
     def band(self, left: Row, right: Row) -> Band:
         """All lags measured for a pair; the union of what was declared, in increasing order.
@@ -125,9 +146,9 @@ class Measurements:
         band = self.band(left, right)
         if lag not in band.lags:
             raise LookupError(f"lag {lag} of {left} and {right} was not declared")
-        column = band.lags.index(lag)
         if tensors is None:
-            return band.total[:, column]
+            return band.total[:, band.lags.index(lag)]
+        column = band.tensor_column(lag)
         total = np.zeros(len(band.total))
         for name in tensors:
             total = total + band.tensors[name][:, column]
@@ -150,5 +171,7 @@ class Measurements:
         band = self.band(left, right)
         if lag not in band.lags:
             raise LookupError(f"lag {lag} of {left} and {right} was not declared")
-        column = band.lags.index(lag)
+        if not band.tensors:
+            return {}
+        column = band.tensor_column(lag)
         return {name: values[:, column] for name, values in band.tensors.items()}

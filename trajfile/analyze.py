@@ -1,0 +1,266 @@
+"""Analysing a run: what metrics need, one pass over the file, what they make of it.
+
+This is the only place where the engine and the metrics meet.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import msgspec
+import numpy as np
+
+from trajfile import __version__
+from trajfile.engine.budget import parse_bytes
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import Measurements
+from trajfile.engine.plan import Plan, make_plan
+from trajfile.engine.profiles import profile_for
+from trajfile.engine.shape import Layout
+from trajfile.errors import MissingStream, UsageError
+from trajfile.metrics import METRICS
+from trajfile.metrics.base import Metric, Skipped, collect
+from trajfile.reader import Trajectory, open_trajectory
+from trajfile.report import SEVERITIES, Finding, MetricResult, Report, Run, Source, StreamSource
+from trajfile.schema import GRADIENT_SAMPLES, PARAMS
+from trajfile.verdict import compose
+
+Progress = Callable[[int, int], None]
+Options = Mapping[str, float | int | str | bool | None]
+
+
+def analyze(
+    source: str | os.PathLike[str] | Trajectory,
+    metrics: Iterable[str] | str | None = None,
+    device: str = "auto",
+    memory: str | int = "2GiB",
+    params: Sequence[str] | str | None = None,
+    steps: slice | str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compute metrics of a recorded run in one pass over the file.
+
+    Args:
+        source: The run: its path, or the run already opened.
+        metrics: Ids of the metrics to compute; all by default.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<i>``.
+        memory: What all buffers together may take, such as ``2GiB``.
+        params: Globs over tensor names; all by default.
+        steps: Which steps: a slice of step values or its text ``a:b:s``; all by default.
+        options: Options of metrics by ``<metric>.<option>``.
+        progress: Called with the bytes done and the bytes in all.
+
+    Returns:
+        The report.
+
+    Raises:
+        UsageError: If an argument names something that does not exist.
+        MissingStream: If a metric asked for by name needs a stream the run does not hold.
+        FormatError: If the run cannot be read.
+        ResourceError: If the device is not there or the memory does not suffice.
+    """
+    started = time.perf_counter()
+    chosen = _choose(metrics, options or {})
+    budget = parse_bytes(memory)
+    profile_for(device)  # a misspelt device is told before anything is opened
+    with _opened(source) as trajectory:
+        header = trajectory.header(params, steps)
+        needs = _declare(chosen, header, asked=metrics is not None)
+
+        # Only here is PyTorch needed, and it takes seconds to import.
+        from trajfile.engine.device import machine_for
+        from trajfile.engine.stream import run_pass
+
+        machine = machine_for(device)
+        planned = make_plan(
+            header, collect(needs.values()), layout_of(trajectory, header), machine.profile, budget
+        )
+        made = run_pass(planned, trajectory.container, machine, progress)
+        results = {
+            metric.id: _result(metric, needs[metric.id], made.measurements) for metric in chosen
+        }
+        return Report(
+            source=_source(trajectory, header),
+            run=Run(
+                device=made.device,
+                wall_seconds=time.perf_counter() - started,
+                bytes_read=made.bytes_read,
+                passes=planned.passes,
+                memory_budget_bytes=budget,
+                peak_buffer_bytes=made.peak_bytes,
+            ),
+            metrics=results,
+            findings=_most_severe_first(results),
+            verdict=compose(results, header),
+            trajfile_version=__version__,
+        )
+
+
+def plan(
+    source: str | os.PathLike[str] | Trajectory,
+    metrics: Iterable[str] | str | None = None,
+    device: str = "auto",
+    memory: str | int = "2GiB",
+    params: Sequence[str] | str | None = None,
+    steps: slice | str | None = None,
+    options: Options | None = None,
+) -> Plan:
+    """What `analyze` would read and hold, found out without reading a tensor.
+
+    Args:
+        source: As in `analyze`, like all that follow.
+        metrics: Ids of the metrics.
+        device: The device; ``auto`` is planned as the processor, and no device is looked for.
+        memory: What all buffers together may take.
+        params: Globs over tensor names.
+        steps: Which steps.
+        options: Options of metrics.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UsageError: If an argument names something that does not exist.
+        MissingStream: If a metric asked for by name needs a stream the run does not hold.
+        FormatError: If the run cannot be read.
+        ResourceError: If the memory does not suffice.
+    """
+    chosen = _choose(metrics, options or {})
+    budget = parse_bytes(memory)
+    profile = profile_for(device)
+    with _opened(source) as trajectory:
+        header = trajectory.header(params, steps)
+        needs = _declare(chosen, header, asked=metrics is not None)
+        reasons = {i: n.reason if isinstance(n, Skipped) else "" for i, n in needs.items()}
+        layout = layout_of(trajectory, header)
+        return make_plan(header, collect(needs.values()), layout, profile, budget, reasons)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | Trajectory) -> Iterator[Trajectory]:
+    """The run; closed afterwards if it was opened here."""
+    if isinstance(source, Trajectory):
+        yield source
+        return
+    with open_trajectory(source) as trajectory:
+        yield trajectory
+
+
+def _choose(metrics: Iterable[str] | str | None, options: Options) -> list[Metric]:
+    """The metrics asked for, in the table's order, with their options."""
+    if metrics is None:
+        asked = list(METRICS)
+    else:
+        asked = metrics.split(",") if isinstance(metrics, str) else list(metrics)
+        asked = [name.strip() for name in asked]
+        for name in asked:
+            if name not in METRICS:
+                raise UsageError(_unknown("metric", name, list(METRICS)))
+    settings: dict[str, dict[str, Any]] = {}
+    for key, value in options.items():
+        metric, _, option = key.partition(".")
+        if metric not in METRICS:
+            raise UsageError(_unknown("metric", metric, list(METRICS)))
+        settings.setdefault(metric, {})[option] = _setting(METRICS[metric], option, value)
+    return [METRICS[name](**settings.get(name, {})) for name in METRICS if name in asked]
+
+
+def _setting(metric: type[Metric], option: str, value: Any) -> Any:
+    """An option's value in the option's type."""
+    known = [field.name for field in fields(metric)]
+    if option not in known:
+        raise UsageError(_unknown(f"option of {metric.id}", option, known))
+    wanted = get_type_hints(metric)[option]
+    try:
+        return msgspec.convert(value, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"option {metric.id}.{option}={value!r} is refused: {error}.") from error
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"there is no {what} called {name!r}; there are {', '.join(known) or 'none'}.{hint}"
+
+
+def _declare(
+    metrics: list[Metric], header: Header, *, asked: bool
+) -> dict[str, frozenset[Any] | Skipped]:
+    """What each metric needs, or why it cannot be computed."""
+    needs = {metric.id: metric.needs(header) for metric in metrics}
+    for name, need in needs.items():
+        if asked and isinstance(need, Skipped) and need.stream:
+            raise MissingStream(f"{name}: {need.reason}", metric=name, stream=need.stream)
+    return needs
+
+
+def layout_of(trajectory: Trajectory, header: Header) -> Layout:
+    """Where the selected rows of a run lie, and how its lanes are stored."""
+    rows = {
+        stream: trajectory.row_index(
+            stream, np.unique(steps) if stream == GRADIENT_SAMPLES else steps
+        )
+        for stream, steps in header.steps.items()
+    }
+    return Layout(rows, trajectory.container.chunk_columns)
+
+
+def _result(metric: Metric, need: frozenset[Any] | Skipped, measured: Measurements) -> MetricResult:
+    """A metric's result; a failure of one metric is its own result and spares the others."""
+    if isinstance(need, Skipped):
+        return _without_numbers(metric, "skipped", need.reason)
+    try:
+        with np.errstate(all="ignore"):
+            return metric.compute(measured)
+    except Exception as error:  # whatever it is, the others are good
+        reason = f"it failed with {type(error).__name__}: {error}"
+        finding = Finding(f"{metric.id}.failed", "error", f"The metric {metric.id} failed: {error}")
+        return msgspec.structs.replace(
+            _without_numbers(metric, "error", reason), findings=[finding]
+        )
+
+
+def _without_numbers(metric: Metric, status: Any, reason: str) -> MetricResult:
+    return MetricResult(
+        status=status,
+        reason=reason,
+        definition=metric.definition,
+        reference=metric.reference,
+        options=metric.options,
+    )
+
+
+def _most_severe_first(results: Mapping[str, MetricResult]) -> list[Finding]:
+    findings = [finding for result in results.values() for finding in result.findings]
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _source(trajectory: Trajectory, header: Header) -> Source:
+    """What was analysed: the selected part of the run."""
+    leading = PARAMS if header.tensors.get(PARAMS) else next(iter(header.tensors), PARAMS)
+    tensors = header.tensors.get(leading, {})
+    return Source(
+        path=trajectory.path,
+        container=trajectory.container.kind,
+        format_version=trajectory.container.format_version,
+        uuid=trajectory.uuid,
+        parameters=sum(spec.size for spec in tensors.values()),
+        streams={
+            stream: StreamSource(
+                rows=len(steps),
+                first_step=int(steps[0]) if len(steps) else None,
+                last_step=int(steps[-1]) if len(steps) else None,
+            )
+            for stream, steps in header.steps.items()
+        },
+        tensors=len(tensors),
+        optimizer=dict(header.optimizer),
+        metadata=dict(header.metadata),
+    )

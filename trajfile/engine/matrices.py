@@ -1,0 +1,207 @@
+"""The matrix imbalance of adjacent layers, which inner products of flat rows cannot give.
+
+The two tensors of a pair are collected at the rows of the pair's timeline as their strips come by,
+in the dtype they were recorded in, and multiplied in float64 when the pass is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.dtypes import ITEM_SIZES, numpy_dtype
+from trajfile.engine.budget import format_bytes
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import LayerBalance
+from trajfile.engine.needs import LayerPair, Need
+from trajfile.engine.rows import Index, layer_streams, positions_of
+from trajfile.schema import GRADIENTS, PARAMS
+
+if TYPE_CHECKING:
+    import torch
+
+
+def layer_bytes(header: Header, needs: Iterable[LayerPair]) -> int:
+    """Bytes that collecting and multiplying the matrices of several pairs takes.
+
+    Args:
+        header: The selected part of the run.
+        needs: The pairs.
+
+    Returns:
+        The collected rows of every distinct tensor, and the float64 matrices of the largest pair.
+    """
+    collected = sum(
+        len(positions) * header.tensors[stream][name].size * _item(header, stream, name)
+        for (stream, name), positions in wanted_rows(header, needs).items()
+    )
+    working = 0
+    for need in needs:
+        first, second = (header.tensors[PARAMS][name] for name in (need.first, need.second))
+        # Two matrices in float64; D(i), D(i+1), E(i), and products on their way to one of them.
+        working = max(working, 8 * (first.size + second.size + 6 * first.shape[0] ** 2))
+    return collected + working
+
+
+def _item(header: Header, stream: str, name: str) -> int:
+    return ITEM_SIZES[header.tensors[stream][name].dtype]
+
+
+def wanted_rows(header: Header, needs: Iterable[LayerPair]) -> dict[tuple[str, str], Index]:
+    """For each (stream, tensor) the positions of the rows to collect, increasing, int64."""
+    wanted: dict[tuple[str, str], Index] = {}
+    for need in needs:
+        steps = header.timeline_steps(need.timeline)
+        for stream in layer_streams(need):
+            positions = positions_of(header.steps[stream], steps)
+            for name in (need.first, need.second):
+                before = wanted.get((stream, name), np.empty(0, np.int64))
+                wanted[stream, name] = np.union1d(before, positions)
+    return wanted
+
+
+def affordable_layers(
+    header: Header, needs: Iterable[Need], share: int
+) -> tuple[list[Need], dict[Need, str]]:
+    """Leave out the layer pairs that do not fit a share of the memory, dearest first.
+
+    Args:
+        header: The selected part of the run.
+        needs: What the metrics declared.
+        share: Bytes that all layer pairs together may take.
+
+    Returns:
+        The needs that are kept, and those refused, each with the reason in one sentence.
+    """
+    kept = [need for need in needs if not isinstance(need, LayerPair)]
+    pairs = [need for need in needs if isinstance(need, LayerPair)]
+    refused: dict[Need, str] = {}
+    accepted: list[LayerPair] = []
+    for need in sorted(pairs, key=lambda need: (layer_bytes(header, [need]), repr(need))):
+        size = layer_bytes(header, [*accepted, need])
+        if size <= share:
+            accepted.append(need)
+        else:
+            refused[need] = (
+                f"its matrices would bring those held to {format_bytes(size)}, more than a "
+                f"quarter of the memory ({format_bytes(share)})."
+            )
+    return [*kept, *accepted], refused
+
+
+class Collector:
+    """Gathers whole tensors at chosen rows from the tiles of a pass.
+
+    Args:
+        header: The selected part of the run.
+        needs: The pairs whose tensors are gathered.
+    """
+
+    def __init__(self, header: Header, needs: Iterable[LayerPair]) -> None:
+        self._rows = wanted_rows(header, needs)
+        self._held: dict[tuple[str, str], NDArray[np.generic]] = {}
+        for (stream, name), positions in self._rows.items():
+            spec = header.tensors[stream][name]
+            self._held[stream, name] = np.zeros(
+                (len(positions), spec.size), numpy_dtype(spec.dtype)
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self._held.values())
+
+    def wants(self, stream: str, tensor: str) -> bool:
+        """Whether rows of this tensor are gathered."""
+        return (stream, tensor) in self._held
+
+    def gather(
+        self,
+        stream: str,
+        tensor: str,
+        element: int,
+        staged: Index,
+        values: NDArray[np.generic],
+    ) -> None:
+        """Take what is wanted from a piece of a tile.
+
+        Args:
+            stream: The stream.
+            tensor: The tensor.
+            element: The piece's first element of the tensor.
+            staged: Positions of the staged rows, increasing.
+            values: The piece, shape (rows staged, elements), in the recorded dtype.
+        """
+        wanted = self._rows[stream, tensor]
+        _, into, found = np.intersect1d(wanted, staged, assume_unique=True, return_indices=True)
+        columns = slice(element, element + values.shape[1])
+        self._held[stream, tensor][into, columns] = values[found]
+
+    def matrix(self, stream: str, tensor: str, position: int) -> NDArray[np.float64]:
+        """One gathered row of a tensor, flat, as float64."""
+        row = int(np.searchsorted(self._rows[stream, tensor], position))
+        flat: NDArray[np.float64] = self._held[stream, tensor][row].astype(np.float64)
+        return flat
+
+
+def balance(
+    header: Header,
+    need: LayerPair,
+    collected: Collector,
+    recorded: Mapping[str, Index],
+    device: torch.device,
+) -> LayerBalance:
+    """The imbalance D = W_2' W_2 - W_1 W_1' at each step of a pair's timeline.
+
+    Args:
+        header: The selected part of the run.
+        need: The pair.
+        collected: Its tensors at the timeline's rows.
+        recorded: For each stream the recorded row of each selected row.
+        device: Where to multiply.
+
+    Returns:
+        Norms, largest diagonal entry, trace and residual of the law, all float64.
+    """
+    import torch
+
+    steps = header.timeline_steps(need.timeline)
+    at = {s: positions_of(header.steps[s], steps).tolist() for s in layer_streams(need)}
+
+    def imbalance(stream: str, index: int) -> torch.Tensor:
+        first, second = (
+            torch.from_numpy(collected.matrix(stream, name, at[stream][index]))
+            .reshape(header.tensors[stream][name].shape)
+            .to(device)
+            for name in (need.first, need.second)
+        )
+        return second.T @ second - first @ first.T
+
+    def exists(stream: str, index: int) -> bool:
+        row = recorded[stream][at[stream][index]]
+        tensors = header.tensors[stream]
+        return bool(row >= max(tensors[need.first].first_row, tensors[need.second].first_row))
+
+    values = np.full((len(steps), 5), np.nan)
+    following: torch.Tensor | None = None
+    for index in reversed(range(len(steps))):
+        if not exists(PARAMS, index):
+            break
+        current = imbalance(PARAMS, index)
+        diagonal = torch.diagonal(current)
+        values[index, :3] = (
+            float(torch.linalg.vector_norm(current)),
+            float(diagonal.abs().max()) if len(diagonal) else 0.0,
+            float(diagonal.sum()),
+        )
+        if need.law is not None and following is not None:
+            keep, gain = need.law.keep[index], need.law.gain[index]
+            if np.isfinite(keep) and np.isfinite(gain) and exists(GRADIENTS, index):
+                residual = following - keep * current - gain * imbalance(GRADIENTS, index)
+                values[index, 3] = float(torch.linalg.vector_norm(residual))
+                values[index, 4] = float(torch.linalg.vector_norm(following - current))
+        following = current
+    return LayerBalance(steps, *values.T.copy())

@@ -1,0 +1,319 @@
+"""Products within a tile: rows in float64, their differences, and the sums of both's products.
+
+A tile is taken in sub-blocks of columns small enough to stay in cache. In each, the rows of every
+track are converted to float64, then subtracted, then multiplied: never the other way round.
+Each worker takes every n-th sub-block and adds to sums of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Event
+
+import torch
+
+from trajfile.engine.band import BandProducts, Product
+from trajfile.engine.blocks import Block
+from trajfile.engine.columns import Region, Run, Strip, staged_dtype
+from trajfile.engine.device import Machine, Slot
+from trajfile.engine.plan import Plan
+from trajfile.engine.products import Sums, empty_sums, references_exist, track_start
+from trajfile.engine.rows import Sequence
+from trajfile.engine.staging import Part
+from trajfile.schema import GRADIENT_SAMPLES
+
+#: Up to this many lags are multiplied one by one; more, as a band of small matrix products.
+_FEW_LAGS = 8
+
+
+@dataclass(frozen=True)
+class ActivePair:
+    """A pair that counts in a region.
+
+    Attributes:
+        number: Index of the pair.
+        first: First existing row of the left and of the right track.
+    """
+
+    number: int
+    first: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A tile that is ready to be multiplied.
+
+    Attributes:
+        strip: Its columns.
+        block: Its rows.
+        parts: Where each part lies in the slot.
+        slot: The staged bytes.
+        active: For each region the pairs that count in it.
+    """
+
+    strip: Strip
+    block: Block
+    parts: tuple[Part, ...]
+    slot: Slot
+    active: tuple[tuple[ActivePair, ...], ...]
+
+
+def active_pairs(plan: Plan, region: Region) -> tuple[ActivePair, ...]:
+    """The pairs whose streams both hold a region's tensors."""
+    rows = plan.rows
+    active = []
+    for number, pair in enumerate(rows.pairs):
+        tracks = [rows.sequences[side].track for side in (pair.left, pair.right)]
+        streams = [rows.tracks[track].stream for track in tracks]
+        if not all(stream in region.first_rows for stream in streams):
+            continue
+        first_rows = region.first_rows[streams[0]], region.first_rows[streams[1]]
+        if references_exist(plan, number, first_rows):
+            starts = [track_start(plan, t, f) for t, f in zip(tracks, first_rows, strict=True)]
+            active.append(ActivePair(number, (starts[0], starts[1])))
+    return tuple(active)
+
+
+class Held:
+    """What outlives a time block of a strip: carried rows and reference rows, in float64."""
+
+    def __init__(self, plan: Plan, machine: Machine) -> None:
+        width = max((strip.columns for strip in plan.strips), default=0)
+
+        def rows(count: int) -> torch.Tensor:
+            return torch.zeros((count, width), dtype=machine.dtype, device=machine.device)
+
+        tracks = range(len(plan.rows.tracks))
+        several = len(plan.blocks) > 1
+        self.carried = [rows(plan.rows.carry(track) if several else 0) for track in tracks]
+        self.references = rows(len(plan.rows.references))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.references.nbytes + sum(rows.nbytes for rows in self.carried)
+
+
+class Worker:
+    """Multiplies every n-th sub-block of each tile.
+
+    Args:
+        plan: The plan.
+        machine: Where.
+        held: Shared between workers, who touch columns of their own sub-blocks only.
+        number: Which of the workers this is.
+    """
+
+    def __init__(self, plan: Plan, machine: Machine, held: Held, number: int) -> None:
+        self.plan, self.machine, self.held, self.number = plan, machine, held, number
+        self.sums: Sums = empty_sums(plan, machine.device)
+        size = plan.memory["scratch"] // plan.profile.workers // 8
+        self.scratch = torch.empty(size, dtype=machine.dtype, device=machine.device)
+        self.used = 0
+
+    def multiply(self, tile: Tile, stop: Event) -> None:
+        """Take this worker's share of a tile.
+
+        Args:
+            tile: The tile.
+            stop: Checked between sub-blocks; once set, the rest is left undone.
+        """
+        bands: dict[tuple[int, tuple[int, int]], BandProducts] = {}
+        turn = 0
+        with self.machine.scope():
+            for region, active in zip(tile.strip.regions, tile.active, strict=True):
+                for start in range(region.start, region.stop, self.plan.columns):
+                    mine = turn % self.plan.profile.workers == self.number
+                    turn += 1
+                    if mine and not stop.is_set():
+                        stop_column = min(start + self.plan.columns, region.stop)
+                        self._sub_block(tile, region, active, bands, (start, stop_column))
+            for (number, first), band in bands.items():
+                band.add_to(self.sums.bands[number].total, first)
+
+    def _take(self, rows: int, columns: int) -> torch.Tensor:
+        """The next free part of the scratch memory, shape (rows, columns)."""
+        start, self.used = self.used, self.used + rows * columns
+        return self.scratch[start : self.used].view(rows, columns)
+
+    def _sub_block(
+        self,
+        tile: Tile,
+        region: Region,
+        active: tuple[ActivePair, ...],
+        bands: dict[tuple[int, tuple[int, int]], BandProducts],
+        columns: tuple[int, int],
+    ) -> None:
+        self.used = 0
+        rows, block = self.plan.rows, tile.block
+        for reference, staged in enumerate(block.references):
+            stream, _ = rows.references[reference]
+            if stream in region.first_rows:
+                into = self.held.references[reference : reference + 1, columns[0] : columns[1]]
+                self._convert(tile, stream, (staged, 1, 1), columns, into)
+        pairs = [rows.pairs[item.number] for item in active]
+        wanted = sorted({side for pair in pairs for side in (pair.left, pair.right)})
+        windows = self._windows(tile, {rows.sequences[side].track for side in wanted}, columns)
+        formed = {side: self._form(rows.sequences[side], windows, columns) for side in wanted}
+        for item in active:
+            pair = rows.pairs[item.number]
+            origin = [
+                block.before[track] - self._carried(block, track)
+                for track in (rows.sequences[pair.left].track, rows.sequences[pair.right].track)
+            ]
+            left, right = formed[pair.left], formed[pair.right]
+            product = Product(left, right, (origin[0], origin[1]), columns)
+            self._multiply(tile, region, item, product, bands)
+        self._samples(tile, region, columns)
+        for track, window in windows.items():
+            carried = self.held.carried[track]
+            kept = min(len(carried), len(window))
+            if kept:
+                carried[len(carried) - kept :, columns[0] : columns[1]] = window[-kept:]
+
+    def _carried(self, block: Block, track: int) -> int:
+        return min(len(self.held.carried[track]), block.before[track])
+
+    def _windows(
+        self, tile: Tile, tracks: set[int], columns: tuple[int, int]
+    ) -> dict[int, torch.Tensor]:
+        """For each track its carried and its new rows, in float64."""
+        block = tile.block
+        windows: dict[int, torch.Tensor] = {}
+        width = columns[1] - columns[0]
+        for track in sorted(tracks, key=lambda track: block.gathers[track] is not None):
+            carried = self._carried(block, track)
+            new = block.upto[track] - block.before[track]
+            window = windows[track] = self._take(carried + new, width)
+            if carried:
+                window[:carried] = self.held.carried[track][-carried:, columns[0] : columns[1]]
+            gather = block.gathers[track]
+            if gather is not None and gather[0] in windows:
+                source = windows[gather[0]][self._carried(block, gather[0]) :]
+                index = torch.from_numpy(gather[1]).to(self.machine.device)
+                torch.index_select(source, 0, index, out=window[carried:])
+                continue
+            stream = self.plan.rows.tracks[track].stream
+            for copy in block.copies[track]:
+                into = window[carried + copy.into : carried + copy.into + copy.rows]
+                if copy.held:
+                    into.copy_(self.held.references[copy.start, columns[0] : columns[1]])
+                else:
+                    source_rows = copy.start, copy.rows, copy.stride
+                    self._convert(tile, stream, source_rows, columns, into)
+        return windows
+
+    def _convert(
+        self,
+        tile: Tile,
+        stream: str,
+        rows: tuple[int, int, int],
+        columns: tuple[int, int],
+        into: torch.Tensor,
+    ) -> None:
+        """Convert staged rows (start, count, stride) of a stream into `into`."""
+        start, count, stride = rows
+        for part in tile.parts:
+            if part.stream == stream:
+                for a, b in _overlap(part.run, columns):
+                    staged = _on_device(tile.slot, part)
+                    source = staged[
+                        start : start + (count - 1) * stride + 1 : stride,
+                        a - part.run.start : b - part.run.start,
+                    ]
+                    into[:, a - columns[0] : b - columns[0]].copy_(source)
+
+    def _form(
+        self, sequence: Sequence, windows: dict[int, torch.Tensor], columns: tuple[int, int]
+    ) -> torch.Tensor:
+        """The rows of a sequence within the window of its track."""
+        window = windows[sequence.track]
+        if sequence.form == "value":
+            return window
+        if sequence.form == "difference":
+            out = self._take(max(0, len(window) - 1), window.shape[1])
+            if len(out):
+                torch.sub(window[1:], window[:-1], out=out)
+            return out
+        out = self._take(*window.shape)
+        reference = self.held.references[sequence.reference, columns[0] : columns[1]]
+        return torch.sub(window, reference, out=out)
+
+    def _multiply(
+        self,
+        tile: Tile,
+        region: Region,
+        item: ActivePair,
+        product: Product,
+        bands: dict[tuple[int, tuple[int, int]], BandProducts],
+    ) -> None:
+        rows, pair = self.plan.rows, self.plan.rows.pairs[item.number]
+        band = self.sums.bands[item.number]
+        single = pair.tensor_lags if self.plan.per_tensor else ()
+        together = []
+        for column, lag in enumerate(pair.lags):
+            start, stop = tile.block.new_products(rows, pair, lag)
+            start = max(start, item.first[0], item.first[1] - lag)
+            if start >= stop:
+                continue
+            if lag not in single:
+                together.append((column, lag, start, stop))
+                continue
+            at = single.index(lag)
+            for piece, a, b in _pieces(region, product.columns):
+                values = product.rows(self.machine, lag, start, stop, a, b)
+                band.total[start:stop, column] += values
+                shape = len(band.total), len(single)
+                if piece not in band.tensors:
+                    band.tensors[piece] = torch.zeros_like(band.total[:, :1]).expand(shape).clone()
+                band.tensors[piece][start:stop, at] += values
+        if len(together) <= _FEW_LAGS:
+            for column, lag, start, stop in together:
+                values = product.rows(self.machine, lag, start, stop, *product.columns)
+                band.total[start:stop, column] += values
+        else:
+            key = item.number, item.first
+            if key not in bands:
+                bands[key] = BandProducts(together, self.machine.device)
+            bands[key].add(product)
+
+    def _samples(self, tile: Tile, region: Region, columns: tuple[int, int]) -> None:
+        """Add the centred Grams of the gradient samples in a block."""
+        first_row = region.first_rows.get(GRADIENT_SAMPLES)
+        if first_row is None:
+            return
+        for number, start, stop in tile.block.samples:
+            positions = tile.block.staged[GRADIENT_SAMPLES]
+            if self.plan.layout.rows[GRADIENT_SAMPLES][positions[start]] < first_row:
+                continue
+            used = self.used
+            samples = self._take(stop - start, columns[1] - columns[0])
+            self._convert(tile, GRADIENT_SAMPLES, (start, stop - start, 1), columns, samples)
+            mean = self._take(1, columns[1] - columns[0])
+            torch.mean(samples, 0, keepdim=True, out=mean)
+            samples -= mean
+            self.sums.grams[number] += (samples @ samples.T).to(torch.float64)
+            self.sums.means[number] += self.machine.row_dots(mean, mean)[0]
+            self.used = used
+
+
+def _overlap(run: Run, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    a, b = max(run.start, columns[0]), min(run.stop, columns[1])
+    if a < b:
+        yield a, b
+
+
+def _pieces(region: Region, columns: tuple[int, int]) -> Iterator[tuple[str, int, int]]:
+    """The tensors within some columns of a region, and which columns are theirs."""
+    for piece in region.pieces:
+        a, b = max(piece.start, columns[0]), min(piece.stop, columns[1])
+        if a < b:
+            yield piece.tensor, a, b
+
+
+def _on_device(slot: Slot, part: Part) -> torch.Tensor:
+    """A part of a tile as a tensor on the device, shape (rows, columns of its run)."""
+    dtype = getattr(torch, staged_dtype(part.run.lane))
+    flat = slot.device[part.offset : part.offset + part.nbytes].view(dtype)
+    return flat.view(part.rows, part.run.stop - part.run.start)

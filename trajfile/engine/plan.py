@@ -1,0 +1,215 @@
+"""The plan of a pass: what is read, in which tiles, within which memory. Pure and printable.
+
+A tile is a strip of columns in one time block. `trajfile.engine.shape` picks the width of the
+strips and the length of the blocks so that all buffers together stay within the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from trajfile.engine.blocks import Block, make_blocks
+from trajfile.engine.budget import format_bytes
+from trajfile.engine.columns import Strip, cut_strips
+from trajfile.engine.header import Header
+from trajfile.engine.matrices import affordable_layers, layer_bytes
+from trajfile.engine.needs import LayerPair, Need
+from trajfile.engine.rows import RowNeeds, reduce_needs
+from trajfile.engine.shape import ALIGNMENT, Layout, Profile, Shaper
+from trajfile.errors import ResourceError
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What one pass will read and hold.
+
+    Attributes:
+        header: The selected part of the run.
+        layout: Where it lies.
+        profile: The device.
+        rows: The reduced needs.
+        strips: The strips.
+        blocks: The time blocks, the same for every strip.
+        columns: Most columns that a worker multiplies at a time.
+        per_tensor: Whether per-tensor sums are kept.
+        refused: Needs that do not fit the budget, with the reason.
+        memory: Bytes by item; their sum is at most `budget`.
+        budget: Bytes that may be held.
+        metrics: For each metric asked for, an empty string or why it will not be computed.
+    """
+
+    header: Header
+    layout: Layout
+    profile: Profile
+    rows: RowNeeds
+    strips: tuple[Strip, ...]
+    blocks: tuple[Block, ...]
+    columns: int
+    per_tensor: bool
+    refused: Mapping[Need, str]
+    memory: Mapping[str, int]
+    budget: int
+    metrics: Mapping[str, str] = field(default_factory=dict)
+
+    passes: int = 1
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Recorded bytes that the pass reads, each once."""
+        return sum(
+            strip.row_bytes(stream) * len(needed)
+            for strip in self.strips
+            for stream, needed in self.rows.needed.items()
+        )
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes of all buffers together."""
+        return sum(self.memory.values())
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of the largest tile, as staged."""
+        return _slot_bytes(self.strips, self.blocks)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The plan as (label, value) lines for a person."""
+        width = max((strip.columns for strip in self.strips), default=0)
+        total = sum(strip.columns for strip in self.strips)
+        lines = [
+            ("reads", f"{format_bytes(self.bytes_to_read)} in {self.passes} pass"),
+            *((f"  {s}", f"{len(n):,} rows") for s, n in self.rows.needed.items()),
+            ("columns", f"{total:,} in {len(self.strips):,} strips of up to {width:,}"),
+            ("time blocks", f"{len(self.blocks):,} for each strip"),
+            ("products", f"{sum(len(p.lags) for p in self.rows.pairs)} for each row and column"),
+            ("device", f"{self.profile.device}, {self.profile.workers} at work"),
+            ("memory", f"{format_bytes(self.peak_bytes)} of {format_bytes(self.budget)}"),
+            *((f"  {item}", format_bytes(size)) for item, size in self.memory.items() if size),
+        ]
+        if not self.per_tensor:
+            lines.append(("per tensor", "left out: the sums would exceed a quarter of the memory"))
+        lines += [
+            (f"refused {n.first}, {n.second}", reason)
+            for n, reason in self.refused.items()
+            if isinstance(n, LayerPair)
+        ]
+        computed = [metric for metric, reason in self.metrics.items() if not reason]
+        if self.metrics:
+            lines.append(("computes", ", ".join(computed) or "nothing"))
+        lines += [(f"skips {metric}", why) for metric, why in self.metrics.items() if why]
+        return lines
+
+
+def make_plan(
+    header: Header,
+    needs: Iterable[Need],
+    layout: Layout,
+    profile: Profile,
+    budget: int,
+    metrics: Mapping[str, str] | None = None,
+) -> Plan:
+    """Plan one pass.
+
+    Args:
+        header: The selected part of the run.
+        needs: What the metrics declared.
+        layout: Where the rows lie.
+        profile: The device.
+        budget: Bytes that all buffers together may take.
+        metrics: Carried into the plan, for its reader.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ResourceError: If not even the smallest tile fits the budget.
+    """
+    needs = list(needs)
+    try:
+        return _plan(header, needs, layout, profile, budget, metrics or {})
+    except ResourceError:
+        if profile.workers == 1:
+            raise
+    return _plan(header, needs, layout, replace(profile, workers=1), budget, metrics or {})
+
+
+def _plan(
+    header: Header,
+    needs: list[Need],
+    layout: Layout,
+    profile: Profile,
+    budget: int,
+    metrics: Mapping[str, str],
+) -> Plan:
+    kept, refused = affordable_layers(header, needs, budget // 4)
+    rows = reduce_needs(header, kept)
+    tensor_bytes = _result_bytes(header, rows, per_tensor=True) * profile.workers
+    per_tensor = tensor_bytes <= budget // 4
+    totals = _result_bytes(header, rows, per_tensor=False) * (profile.workers + 1)
+    fixed = {
+        "sums": totals + (tensor_bytes if per_tensor else 0),
+        "layer matrices": layer_bytes(header, rows.layers),
+    }
+    shape = Shaper(header, rows, layout, profile, budget - sum(fixed.values()), budget).best()
+    strips = tuple(cut_strips(header, rows, layout.chunk_columns, shape.width))
+    blocks = tuple(make_blocks(header, rows, shape.units, shape.cuts)) if strips else ()
+    widest = max((strip.columns for strip in strips), default=0)
+    carried = sum(map(rows.carry, range(len(rows.tracks)))) if len(blocks) > 1 else 0
+    return Plan(
+        header=header,
+        layout=layout,
+        profile=profile,
+        rows=rows,
+        strips=strips,
+        blocks=blocks,
+        columns=shape.columns,
+        per_tensor=per_tensor,
+        refused=refused,
+        memory={
+            "tiles": _slot_bytes(strips, blocks) * profile.slots,
+            "scratch": shape.scratch if strips else 0,
+            "carried rows": widest * 8 * (carried + len(rows.references)),
+            **fixed,
+        },
+        budget=budget,
+        metrics=metrics,
+    )
+
+
+def align(size: int) -> int:
+    """A size rounded up to the alignment of the parts of a tile, in bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _slot_bytes(strips: tuple[Strip, ...], blocks: tuple[Block, ...]) -> int:
+    """Bytes of the largest tile, its parts aligned."""
+    shapes = {
+        (
+            tuple((stream, strip.staged_bytes(stream)) for stream in strip.runs),
+            sum(map(len, strip.runs.values())),
+        )
+        for strip in strips
+    }
+    return max(
+        (
+            sum(size * len(block.staged[stream]) for stream, size in streams) + parts * ALIGNMENT
+            for streams, parts in shapes
+            for block in blocks
+        ),
+        default=0,
+    )
+
+
+def _result_bytes(header: Header, rows: RowNeeds, *, per_tensor: bool) -> int:
+    """Bytes of the inner products: of the totals, or of the single tensors."""
+    total = 0
+    for pair in rows.pairs:
+        tracks = [rows.tracks[rows.sequences[side].track] for side in (pair.left, pair.right)]
+        length = len(tracks[0].positions) * 8
+        if per_tensor:
+            left, right = (header.tensors[track.stream] for track in tracks)
+            total += length * len(pair.tensor_lags) * sum(name in right for name in left)
+        else:
+            total += length * len(pair.lags)
+    return total

@@ -1,0 +1,231 @@
+"""Sums of inner products, and how partial sums become measurements.
+
+An inner product of two rows is a sum over columns. So the partial sums of any two sets of columns
+add up to those of their union, in whatever order they are merged: sums form a commutative monoid
+under `merge`, exact but for rounding in float64. Strips, time blocks, threads, and in time several
+machines, all rest on this alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trajfile.engine.measurements import Band, Measurements, SampleGrams
+from trajfile.engine.needs import LayerPair, SampleGram
+from trajfile.engine.plan import Plan
+from trajfile.engine.rows import Answer, RowNeeds
+from trajfile.schema import GRADIENT_SAMPLES
+
+Float = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class BandSum:
+    """The inner products of one pair, summed over the columns seen so far.
+
+    Attributes:
+        total: Over all tensors, float64, shape (rows, lags).
+        tensors: Tensor by tensor, float64, shape (rows, tensor lags).
+    """
+
+    total: torch.Tensor
+    tensors: dict[str, torch.Tensor]
+
+    def merge(self, other: BandSum) -> None:
+        """Add the sums over other columns."""
+        self.total += other.total
+        for name, values in other.tensors.items():
+            if name in self.tensors:
+                self.tensors[name] += values
+            else:
+                self.tensors[name] = values
+
+
+@dataclass(eq=False)
+class Sums:
+    """All that a pass adds up.
+
+    Attributes:
+        bands: One for each pair.
+        grams: For each step with gradient samples, the centred Gram, float64, (L, L).
+        means: ||mean||^2 at each of these steps, float64, shape (steps,).
+    """
+
+    bands: list[BandSum]
+    grams: list[torch.Tensor]
+    means: torch.Tensor
+
+    def merge(self, other: Sums) -> None:
+        """Add the sums over other columns."""
+        for mine, theirs in zip(self.bands, other.bands, strict=True):
+            mine.merge(theirs)
+        for gram, added in zip(self.grams, other.grams, strict=True):
+            gram += added
+        self.means += other.means
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        held = [self.means, *self.grams]
+        for band in self.bands:
+            held += [band.total, *band.tensors.values()]
+        return sum(tensor.nbytes for tensor in held)
+
+
+def empty_sums(plan: Plan, device: torch.device) -> Sums:
+    """The sums over no columns at all: zero."""
+    rows = plan.rows
+    bands = []
+    for pair in rows.pairs:
+        length = len(rows.tracks[rows.sequences[pair.left].track].positions)
+        shape = length, len(pair.lags)
+        bands.append(BandSum(torch.zeros(shape, dtype=torch.float64, device=device), {}))
+    counts = sample_counts(plan)
+    return Sums(
+        bands,
+        [torch.zeros((n, n), dtype=torch.float64, device=device) for n in counts],
+        torch.zeros(len(counts), dtype=torch.float64, device=device),
+    )
+
+
+def sample_counts(plan: Plan) -> list[int]:
+    """How many gradient samples each step has that has any."""
+    if not plan.rows.samples:
+        return []
+    steps = plan.header.steps[GRADIENT_SAMPLES]
+    return [int(count) for count in np.unique(steps, return_counts=True)[1]]
+
+
+def conclude(plan: Plan, sums: Sums) -> Measurements:
+    """The measurements, without layer balances.
+
+    Args:
+        plan: The plan of the pass.
+        sums: Merged over all columns; taken over, not to be used again.
+
+    Returns:
+        For every declared pair its inner products, NaN where a row or tensor does not exist.
+    """
+    header, rows = plan.header, plan.rows
+    totals: list[Float] = []
+    singles: list[dict[str, Float]] = []
+    for number, band in enumerate(sums.bands):
+        total = band.total.cpu().numpy()
+        total[~_exists(rows, number, rows.pairs[number].lags)] = np.nan
+        totals.append(total)
+        singles.append(_single_tensors(plan, number, band) if plan.per_tensor else {})
+    grams: dict[SampleGram, SampleGrams] = {}
+    if rows.samples:
+        steps = np.unique(header.steps[GRADIENT_SAMPLES])
+        squares = tuple(gram.cpu().numpy() for gram in sums.grams)
+        grams[SampleGram()] = SampleGrams(steps, squares, sums.means.cpu().numpy())
+    return Measurements(
+        header=header,
+        bands={
+            named: _answer(rows, answer, totals[answer.pair], singles[answer.pair])
+            for named, answer in rows.answers.items()
+        },
+        sample_grams=grams,
+        per_tensor_kept=plan.per_tensor,
+        refused={n: why for n, why in plan.refused.items() if isinstance(n, LayerPair)},
+    )
+
+
+def _exists(
+    rows: RowNeeds, number: int, lags: tuple[int, ...], first: tuple[int, int] = (0, 0)
+) -> NDArray[np.bool_]:
+    """Which products exist, (rows, lags); `first` is the first existing row of each track."""
+    pair = rows.pairs[number]
+    left, right = rows.sequences[pair.left], rows.sequences[pair.right]
+    length = len(rows.tracks[left.track].positions)
+    i = np.arange(length)[:, None]
+    j = i + np.array(lags, np.int64)[None, :]
+    found: NDArray[np.bool_] = (
+        (i >= first[0])
+        & (i < length - left.shortfall)
+        & (j >= first[1])
+        & (j < length - right.shortfall)
+    )
+    return found
+
+
+def _single_tensors(plan: Plan, number: int, band: BandSum) -> dict[str, Float]:
+    """Each tensor's own products, in the order of the left stream."""
+    rows, pair = plan.rows, plan.rows.pairs[number]
+    if not pair.tensor_lags:
+        return {}
+    tracks = [rows.tracks[rows.sequences[side].track] for side in (pair.left, pair.right)]
+    left, right = (plan.header.tensors[track.stream] for track in tracks)
+    shape = len(tracks[0].positions), len(pair.tensor_lags)
+    singles: dict[str, Float] = {}
+    for name in left:
+        if name not in right:
+            continue
+        summed = band.tensors.pop(name, None)  # absent if the tensor has no element
+        values = np.zeros(shape) if summed is None else summed.cpu().numpy()
+        first = [
+            track_start(plan, rows.sequences[side].track, held[name].first_row)
+            for side, held in ((pair.left, left), (pair.right, right))
+        ]
+        exists = _exists(rows, number, pair.tensor_lags, (first[0], first[1]))
+        if not references_exist(plan, number, (left[name].first_row, right[name].first_row)):
+            exists[:] = False
+        values[~exists] = np.nan
+        singles[name] = values
+    return singles
+
+
+def track_start(plan: Plan, track: int, first_row: int) -> int:
+    """The first row of a track at which a tensor exists that joined at recorded row `first_row`."""
+    if first_row == 0:
+        return 0
+    found = plan.rows.tracks[track]
+    return int(np.searchsorted(plan.layout.rows[found.stream][found.positions], first_row))
+
+
+def references_exist(plan: Plan, number: int, first_rows: tuple[int, int]) -> bool:
+    """Whether the reference rows of a pair hold tensors that joined at these recorded rows."""
+    pair = plan.rows.pairs[number]
+    for side, first_row in zip((pair.left, pair.right), first_rows, strict=True):
+        reference = plan.rows.sequences[side].reference
+        if reference >= 0:
+            stream, position = plan.rows.references[reference]
+            if plan.layout.rows[stream][position] < first_row:
+                return False
+    return True
+
+
+def _answer(rows: RowNeeds, answer: Answer, total: Float, singles: dict[str, Float]) -> Band:
+    """The products of a pair under the names and lags by which a metric asked for them."""
+    pair = rows.pairs[answer.pair]
+
+    def turned(values: Float, stored: tuple[int, ...], asked: tuple[int, ...]) -> Float:
+        if stored == asked and (asked == (0,) or (not answer.mirrored and min(asked) >= 0)):
+            return values
+        columns = []
+        for lag in asked:
+            if lag in stored and not (answer.mirrored and lag != 0):
+                columns.append(values[:, stored.index(lag)])
+                continue
+            # <a_i, b_(i+lag)> stands in row i+lag of the mirror image, at lag -lag.
+            shifted = np.full(len(values), np.nan)
+            source = values[:, stored.index(-lag)]
+            if lag < 0:
+                shifted[-lag:] = source[: len(values) + lag]
+            else:
+                shifted[: len(values) - lag] = source[lag:]
+            columns.append(shifted)
+        return np.stack(columns, axis=1)
+
+    return Band(
+        answer.lags,
+        turned(total, pair.lags, answer.lags),
+        {name: turned(v, pair.tensor_lags, answer.tensor_lags) for name, v in singles.items()}
+        if answer.tensor_lags
+        else {},
+        answer.tensor_lags,
+    )
