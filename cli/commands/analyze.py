@@ -47,6 +47,7 @@ def analyze(
         "metrics": metric_ids(metrics),
         "params": params or None,
         "steps": steps,
+        "device": device,
         "memory": memory,
         "options": metric_options(option),
     }
@@ -66,7 +67,7 @@ def analyze(
         from ..render.progress import Progress
 
         with Progress() as progress:
-            report = report_on(trajectory, device=device, progress=progress, **selection)
+            report = report_on(trajectory, progress=progress, **selection)
         if json == "-":
             sys.stdout.write(report.to_json() + "\n")
             return 0

@@ -15,5 +15,5 @@ def validate(run: Run, deep: Deep = False) -> int:
 
     findings = trajfile.validate(run, deep=deep)
     terminal = Terminal()
-    terminal.show(*screen(terminal, run, findings, deep=deep))
+    terminal.show(*screen(terminal, run, findings, deep=deep), fit="whole")
     return CHECK_FAILED if any(finding.severity == "error" for finding in findings) else 0

@@ -11,11 +11,11 @@ from rich.text import Text
 from .cadence import cadence
 from .figures import drawn_series, phrases
 from .following import following
-from .info import described
+from .info import described, provenance
 from .spark import sparkline
 from .standouts import standouts
 from .terminal import Terminal
-from .text import counted, seconds, shorten, size, steps_between
+from .text import counted, number, seconds, shorten, size, steps_between
 
 if TYPE_CHECKING:
     from trajfile.reader import Trajectory
@@ -25,6 +25,8 @@ HEIGHT = 40
 _MOST_FINDINGS = 6
 _MOST_TENSORS = 5
 _MOST_STREAM_LINES = 4
+_MOST_SCALARS = 3
+_LONGEST_REASON = 70
 
 
 def screen(terminal: Terminal, report: Report, trajectory: Trajectory | None = None) -> list[str]:
@@ -81,19 +83,39 @@ def _streams(report: Report, trajectory: Trajectory | None) -> list[str]:
     alike: dict[str, list[str]] = {}
     for name, stream in report.source.streams.items():
         often = _cadence(trajectory, name, stream.rows, stream.first_step, stream.last_step)
-        extent = f"{counted(stream.rows, 'row')}, steps " + steps_between(
-            stream.first_step, stream.last_step
-        )
+        extent = "no rows"
+        if stream.rows:
+            between = steps_between(stream.first_step, stream.last_step)
+            extent = f"{counted(stream.rows, 'row')}, steps {between}"
         alike.setdefault(extent + (f", {often}" if often else ""), []).append(name)
     lines = [f"{', '.join(names)}: {extent}" for extent, names in alike.items()]
-    if trajectory is not None and trajectory.manifest.scalars:
-        lines.append(f"scalars: {shorten(', '.join(trajectory.manifest.scalars), 60)}")
-    if trajectory is not None and trajectory.manifest.gradient:
-        lines[-1] += f" · gradients: {described(trajectory.manifest.gradient)}"
+    if trajectory is not None:
+        facts = [provenance(trajectory.manifest.gradient), *_scalars(report, trajectory)]
+        if joined := " · ".join(filter(None, facts)):
+            lines.append(joined)
     if len(lines) > _MOST_STREAM_LINES:
         rest = len(lines) - _MOST_STREAM_LINES + 1
         lines[_MOST_STREAM_LINES - 1 :] = [f"and {rest} more (trajfile info shows them)"]
     return lines
+
+
+def _scalars(report: Report, trajectory: Trajectory) -> list[str]:
+    """The first few scalars and how they went over the analysed steps."""
+    extents = [s for s in report.source.streams.values() if s.rows]
+    first = min((s.first_step for s in extents if s.first_step is not None), default=None)
+    last = max((s.last_step for s in extents if s.last_step is not None), default=None)
+    names = list(trajectory.manifest.scalars)
+    told = []
+    for name in names[:_MOST_SCALARS]:
+        steps, values = trajectory.scalars[name]
+        if first is not None and last is not None:
+            values = values[(steps >= first) & (steps <= last)]
+        if len(values):
+            start, end = number(float(values[0])), number(float(values[-1]))
+            told.append(f"{shorten(name, 24)} {start if start == end else f'{start} → {end}'}")
+    if len(names) > _MOST_SCALARS:
+        told.append(f"{counted(len(names) - _MOST_SCALARS, 'more scalar')}")
+    return told
 
 
 def _cadence(
@@ -152,7 +174,7 @@ def _metrics(terminal: Terminal, report: Report) -> list[str]:
         key: r for key, r in report.metrics.items() if r.status in {"skipped", "insufficient"}
     }
     lead = max([len(key) for key in report.metrics], default=0) + 2
-    cells = 24 if terminal.width >= 100 else 16
+    cells = max(10, 24 + (terminal.width - 100) // 2)
     drawn = {key: drawn_series(key, result) for key, result in computed.items()}
     sparks = {key: sparkline(series[1], cells) for key, series in drawn.items() if series}
     labels = {key: terminal.text(series[0]) for key, series in drawn.items() if series}
@@ -197,9 +219,12 @@ def _fitting(terminal: Terminal, figures: list[str], room: int) -> Text:
 def _shortest(reason: str | None) -> str:
     """The reason up to where its remedy starts."""
     text = reason or "no reason given"
-    for mark in ("; ", ": ", ". ", ", so ", " - "):
+    for mark in ("; ", ": ", ". ", ", ", " - ", " (", " and there are no "):
         text = text.partition(mark)[0]
-    return shorten(text.rstrip("."), 60)
+    text = text.rstrip(".")
+    if text[:2].istitle():
+        text = text[0].lower() + text[1:]
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
 
 
 def _tensors(terminal: Terminal, report: Report) -> list[str]:

@@ -179,4 +179,8 @@ def _of_summary(figure: Figure, summary: Mapping[str, Any]) -> str:
             return counted(len(value), figure.label)
         case "list":
             return " + ".join(percent(float(share)) for share in value[:3])
-    return number(value)
+    return _WORDS.get(value, number(value)) if figure.kind == "word" else number(value)
+
+
+#: Words of the report that read better in another spelling than their own.
+_WORDS: dict[Any, str] = {"ritz_lower_bound": "Ritz lower bound"}

@@ -77,7 +77,7 @@ def _about(trajectory: Trajectory) -> dict[str, str]:
         or "gradient_samples" in manifest.by_name
         or (manifest.gradient)
     ):
-        facts["gradients"] = described(manifest.gradient) or "stage and source not stated"
+        facts["gradients"] = provenance(manifest.gradient) or "stage and source not stated"
     return facts
 
 
@@ -86,6 +86,13 @@ def described(facts: Mapping[str, Any]) -> str:
     named = [str(facts["name"])] if facts.get("name") else []
     rest = [f"{key} {_value(value)}" for key, value in facts.items() if key != "name"]
     return " · ".join(named + [part.replace("_", " ") for part in rest])
+
+
+def provenance(gradient: Mapping[str, Any]) -> str:
+    """Where gradients come from: ``raw mini-batch gradients, batch size 32, dataset size 1797``."""
+    words = [str(gradient[key]).replace("_", "-") for key in ("stage", "source") if key in gradient]
+    rest = described({k: v for k, v in gradient.items() if k not in {"stage", "source"}})
+    return ", ".join(filter(None, [" ".join([*words, "gradients"]) if words else "", rest]))
 
 
 def _when(commits: np.ndarray[Any, np.dtype[np.int64]]) -> str:

@@ -12,7 +12,7 @@ from .terminal import Terminal
 from .text import counted
 
 if TYPE_CHECKING:
-    from trajfile.report import Finding
+    from trajfile.report import Finding, Severity
 
 
 def screen(
@@ -42,16 +42,10 @@ def screen(
                     f"  {where}: {finding.message}" if where else f"  {finding.message}",
                 )
     counts = Counter(finding.severity for finding in findings)
-    found = ", ".join(
-        counted(counts[severity], _NOUNS[severity]) for severity in SEVERITIES if counts[severity]
-    )
+    found = ", ".join(counted(counts[severity], noun) for severity, noun in _NOUNS.items())
     depth = "every checksum verified" if deep else "data not read; --deep verifies every checksum"
-    if counts["error"]:
-        yield terminal.line((path, "title"), ": ", ("not valid", "error"), f" ({found})")
-    else:
-        yield terminal.line(
-            (path, "title"), ": ", ("valid", "good"), f" ({found + '; ' if found else ''}{depth})"
-        )
+    outcome = ("not valid", "error") if counts["error"] else ("valid", "good")
+    yield terminal.line((path, "title"), ": ", outcome, f", {found} ({depth})")
 
 
-_NOUNS = {"error": "error", "warn": "warning", "info": "remark"}
+_NOUNS: dict[Severity, str] = {"error": "error", "warn": "warning", "info": "remark"}
