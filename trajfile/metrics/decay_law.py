@@ -1,0 +1,111 @@
+"""How plain SGD with weight decay must move scale-invariant tensors, exactly.
+
+With coupled decay, a = 1 - ηλ and g at right angles to θ:  ρ'² = a²ρ² + η²‖g‖². In terms of
+Φ = η/(aρ²) and g̃ = ρg that is  1 - cos = 1 - 1/√(1 + Φ²g̃²)  and
+Φ_{t+1} = B_tΦ_t/(1 + Φ_t²g̃_t²)  with  B_t = η_{t+1}/(η_t a_t a_{t+1}).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.measurements import Measurements
+from trajfile.metrics.robust import median
+from trajfile.metrics.scale_invariance import Invariant, inner_over
+from trajfile.metrics.snapshots import PAIRED, PAIRED_GRADIENT, SNAPSHOTS, strides
+
+Float = NDArray[np.float64]
+
+#: Norms that stay within this part of themselves are held there, as by projection to a sphere.
+_HELD = 1e-6
+
+
+def critical_ratio(rate: Float, decay: float, square: Float) -> Float:
+    """Φ = η/((1-ηλ)ρ²), which grows as the norm decays and which a jump throws back.
+
+    Args:
+        rate: η, float64, shape (n,).
+        decay: λ.
+        square: ρ², shape (n,).
+
+    Returns:
+        Φ, float64, shape (n,).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(rate / ((1 - rate * decay) * square))
+
+
+def law_residuals(
+    rate: Float, decay: float, square: Float, growth: Float, slope: Float
+) -> tuple[Float, Float]:
+    """How far each step is from the laws of the norm and of the angle.
+
+    Args:
+        rate: η_i of each row, float64, shape (n,).
+        decay: λ.
+        square: ρ_i², shape (n,).
+        growth: ln(ρ_{i+1}²/ρ_i²), shape (n,), NaN where the next row is not the next step.
+        slope: ‖g_i‖², shape (n,), NaN where not recorded.
+
+    Returns:
+        Of the norm: |ln Φ_{i+1} - ln Φ_i - ln B_i + ln(1 + Φ²g̃²)| over the sum of the
+        magnitudes of the law's terms, so that 1 means that the law explains nothing of the
+        change. And what it says 1 - cos should be. Both float64, shape (n,).
+    """
+    keep = 1 - rate * decay
+    kick = critical_ratio(rate, decay, square) ** 2 * square * slope
+    with np.errstate(divide="ignore", invalid="ignore"):
+        following = np.append(rate[1:], np.nan)
+        schedule = np.log(following) - np.log(rate)
+        shrink = np.log1p(-rate * decay)
+        shrink_next = np.append(shrink[1:], np.nan)
+        # ln Φ_{i+1} - ln Φ_i, taken from the growth of the norm so that nothing cancels.
+        observed = schedule - (shrink_next - shrink) - growth
+        expected = schedule - shrink - shrink_next - np.log1p(kick)
+        scale = np.abs(shrink) + np.abs(shrink_next) + np.log1p(kick)
+        residual = np.abs(observed - expected) / scale
+        root = np.sqrt(1 + kick)
+        turned = kick / (root * (1 + root))
+    return np.where(keep > 0, residual, np.nan), np.asarray(turned)
+
+
+def laws_of(
+    measured: Measurements, invariant: Invariant, square: Float, growth: Float, distance: Float
+) -> tuple[float, float]:
+    """Median residuals of both laws over a run, from its adjacent snapshots with gradients.
+
+    Args:
+        measured: With `invariance_needs` among what was declared.
+        invariant: The scale-invariant tensors.
+        square: ρ² at each snapshot, float64, shape (n,).
+        growth: ln(ρ_{i+1}²/ρ_i²) from each snapshot to the next, shape (n-1,).
+        distance: 1 - cos likewise.
+
+    Returns:
+        Of the norm, as in `law_residuals`, and of the angle, |(1 - cos)/expected - 1|. NaN where
+        the laws do not apply: no scale-invariant tensors, an optimizer that is not plain SGD,
+        gradients missing or still scaled, a norm that is held constant.
+    """
+    header = measured.header
+    plain = header.is_plain_sgd or not header.optimizer.get("name")
+    usable = header.has("gradients") and header.gradient.get("stage") != "scaled"
+    known = square[np.isfinite(square)]
+    held = not len(known) or np.ptp(known) <= _HELD * known.max()
+    if not (plain and usable and invariant.tensors) or held:
+        return math.nan, math.nan
+    recorded = inner_over(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, invariant.tensors)
+    if recorded is None:
+        return math.nan, math.nan
+    steps = header.timeline_steps(SNAPSHOTS)
+    slope = np.full(len(steps), np.nan)
+    slope[np.searchsorted(steps, header.timeline_steps(PAIRED))] = recorded
+    adjacent = strides(steps) == 1
+    grown = np.where(adjacent, np.append(growth, np.nan), np.nan)
+    rate = header.learning_rate_at(steps)
+    residual, turned = law_residuals(rate, header.weight_decay, square, grown, slope)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        angle = np.abs(distance / turned[:-1] - 1)
+    return median(residual), median(np.where(adjacent[:-1], angle, np.nan))

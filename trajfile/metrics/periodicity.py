@@ -1,0 +1,301 @@
+"""Periodic jumps: normalisation and weight decay that destabilise training again and again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import Measurements
+from trajfile.engine.needs import Inner, Need
+from trajfile.linalg import turn
+from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.decay_law import laws_of
+from trajfile.metrics.jumps import Jumps, cycles, jumps_by_cosine, jumps_by_norm
+from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
+from trajfile.metrics.scale_invariance import (
+    InvarianceRule,
+    Invariant,
+    find_invariant,
+    inner_over,
+    invariance_findings,
+    invariance_needs,
+)
+from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA, strides
+from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+
+Float = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+_SUMMARY = (
+    "periodic", "jump_steps", "delta", "law_residual_median", "angle_law_residual_median",
+    "jumps", "method", *PERIOD_SUMMARY,
+)  # fmt: skip
+
+#: Fewest snapshots from which the absence of jumps is concluded.
+_FEWEST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Periodicity(InvarianceRule, Metric):
+    """Jumps, their periods, and what the norm does between them.
+
+    Series: `cosine_distance` 1 - cos(θ_i, θ_{i+1}) between consecutive snapshots.
+
+    Attributes:
+        delta: δ of a δ-jump: 1 - cos > δ.
+        refractory: Steps without a δ-jump after which another one counts as a new jump.
+        fewest_jumps: Jumps from which on a run can be called periodic.
+        jump_part: Part of the steps within jumps above which the run turns all the time instead.
+        cycle_part: Part of the periods in which the norm must have declined before the next jump.
+        coverage: Part of all steps whose cosine is known from which on single steps are used;
+            below it jumps are found from rises of the norm.
+        hidden_decay: ηλ times the stride of snapshots above which a jump may pass unseen.
+        law_tolerance: A median law residual above this is reported.
+    """
+
+    id: ClassVar[str] = "periodicity"
+    title: ClassVar[str] = "periodic jumps"
+    definition: ClassVar[str] = (
+        "Over the scale-invariant tensors taken as one vector: 1 - cos(θ_t, θ_{t+1}); a δ-jump "
+        "(form after arXiv 2106.15739) is a step at which it exceeds δ. δ-jumps within "
+        "`refractory` steps are one jump; periods are the steps from one jump to the next, "
+        "period_cv their population standard deviation over their mean. With snapshots too far "
+        "apart, a jump is an unbroken rise of the norm, after a decline, by 1/(1-δ) or more. "
+        "periodic: at least three jumps, rare, the norm declining before each. Between jumps "
+        "Φ = η/((1-ηλ)ρ²) grows freely, over ln(Φ_c/Φ_0)/(-2 ln(1-ηλ)) steps. "
+        "law_residual_median: median of how far Φ_{t+1} is from B_tΦ_t/(1 + Φ_t²g̃_t²), "
+        "B_t = η_{t+1}/(η_t a_t a_{t+1}), a = 1-ηλ, g̃ = ρ‖g‖, in logarithms and relative to the "
+        "law's own terms: 0 for plain SGD with coupled decay, 1 if the law explains nothing."
+    )
+    reference: ClassVar[str] = "arXiv 2106.15739"
+    ingredients: ClassVar[str] = (
+        "params; gradients and scalar learning_rate for the law; group scale_invariant if known"
+    )
+
+    delta: float = 0.1
+    refractory: int = 10
+    fewest_jumps: int = 3
+    jump_part: float = 0.1
+    cycle_part: float = 0.8
+    coverage: float = 0.9
+    hidden_decay: float = 0.5
+    law_tolerance: float = 0.1
+
+    def needs(self, header: Header) -> frozenset[Need] | Skipped:
+        """Norms and turns of each tensor, and what tells which tensors are scale-invariant."""
+        if not header.has("params"):
+            return Skipped("no params are recorded; append params=... at each step", "params")
+        return invariance_needs(header) | {
+            Inner(THETA, THETA, per_tensor=True),
+            Inner(THETA, STEP, per_tensor=True),
+            Inner(STEP, STEP, per_tensor=True),
+        }
+
+    def compute(self, measured: Measurements) -> MetricResult:
+        """Jumps and periods of the run."""
+        header = measured.header
+        invariant = find_invariant(measured, self)
+        tensors = invariant.tensors or tuple(header.tensors["params"])
+        square = inner_over(measured, THETA, THETA, tensors)
+        across = inner_over(measured, THETA, STEP, tensors)
+        moved = inner_over(measured, STEP, STEP, tensors)
+        if square is None or across is None or moved is None:
+            return self._insufficient(
+                "the memory budget left no room for per-tensor values; give a larger --memory"
+            )
+        steps = header.timeline_steps(SNAPSHOTS)
+        if len(steps) < 2:
+            return self._insufficient("two snapshots are needed")
+        distance = turn(square, across, moved)[1][:-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            growth = np.log1p((2 * across + moved) / square)[:-1]
+        growth = np.where(np.isfinite(growth), growth, np.nan)
+        adjacent = strides(steps)[:-1] == 1
+        jumps = self._find(steps, distance, growth, adjacent)
+        rate = header.learning_rate_at(steps)
+        periodic, why = self._judge(header, steps, jumps, growth, rate)
+        norm_law, angle_law = laws_of(measured, invariant, square, growth, distance)
+        summary = dict.fromkeys(_SUMMARY) | {
+            "periodic": periodic,
+            "jump_steps": [int(step) for step in steps[jumps.start]],
+            "delta": self.delta,
+            "law_residual_median": number(norm_law),
+            "jumps": len(jumps.start),
+            "method": jumps.method,
+            "angle_law_residual_median": number(angle_law),
+            **period_summary(header, steps, jumps, cycles(jumps, growth), square),
+        }
+        return MetricResult(
+            status="ok",
+            summary=summary,
+            series={"cosine_distance": series(steps[:-1], distance)},
+            per_tensor=self._per_tensor(measured, tensors, adjacent, jumps.method),
+            findings=[
+                *invariance_findings(self.id, invariant, self),
+                *self._findings(summary, why),
+            ],
+            definition=self.definition,
+            reference=self.reference,
+            notes=self._notes(header, invariant, steps, jumps, norm_law),
+            sentence=_sentence(summary),
+            salience=0.9 if periodic else 0.5 if len(jumps.start) else 0.0,
+            options=self.options,
+        )
+
+    def _find(
+        self, steps: Steps, distance: Float, growth: Float, adjacent: NDArray[np.bool_]
+    ) -> Jumps:
+        """By single steps if nearly all are recorded, else by the norm."""
+        known = int((adjacent & np.isfinite(distance)).sum())
+        if known >= self.coverage * (steps[-1] - steps[0]):
+            single = np.where(adjacent, distance, np.nan)
+            return jumps_by_cosine(single, self.delta, self.refractory)
+        return jumps_by_norm(growth, self.delta)
+
+    def _judge(
+        self, header: Header, steps: Steps, jumps: Jumps, growth: Float, rate: Float
+    ) -> tuple[bool | None, str]:
+        """Whether the run is periodic, and the clause that says why."""
+        count = len(jumps.start)
+        if jumps.method == "cosine" and jumps.turning > self.jump_part:
+            return False, f"it turns by more than δ in {jumps.turning:.0%} of its steps"
+        if count == 0:
+            if len(steps) < _FEWEST_ROWS:
+                return None, f"{len(steps)} snapshots are too few to tell"
+            decay = header.weight_decay * np.where(np.isfinite(rate), rate, 0.0)[:-1]
+            if jumps.method == "norm" and (decay * np.diff(steps)).max() > self.hidden_decay:
+                return None, "the snapshots are too far apart to show a jump"
+            return False, "there is no jump"
+        if count < self.fewest_jumps:
+            return None, f"{count} of at least {self.fewest_jumps} jumps"
+        enough = -math.log1p(-self.delta)  # half of what one δ-jump adds
+        fallen = np.array([cycle.decline >= enough for cycle in cycles(jumps, growth)])
+        if fallen.mean() < self.cycle_part:
+            return None, f"the norm declined before only {fallen.mean():.0%} of the later jumps"
+        return True, f"the norm declined before {int(fallen.sum())} of {count - 1} later jumps"
+
+    def _per_tensor(
+        self,
+        measured: Measurements,
+        tensors: tuple[str, ...],
+        adjacent: NDArray[np.bool_],
+        method: str,
+    ) -> dict[str, TensorResult]:
+        """Each tensor's own jumps, found the same way."""
+        squares = measured.per_tensor(THETA, THETA)
+        across = measured.per_tensor(THETA, STEP)
+        moved = measured.per_tensor(STEP, STEP)
+        results = {}
+        for name in tensors:
+            if name not in squares:
+                continue
+            if method == "cosine":
+                distance = turn(squares[name], across[name], moved[name])[1][:-1]
+                single = np.where(adjacent, distance, np.nan)
+                found = jumps_by_cosine(single, self.delta, self.refractory)
+            else:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    growth = np.log1p((2 * across[name] + moved[name]) / squares[name])[:-1]
+                found = jumps_by_norm(np.where(np.isfinite(growth), growth, np.nan), self.delta)
+            results[name] = TensorResult({"jumps": len(found.start)})
+        return results
+
+    def _findings(self, summary: dict[str, Any], why: str) -> list[Finding]:
+        found = []
+        if summary["jumps"]:
+            at = summary["jump_steps"]
+            shown = ", ".join(str(step) for step in at[:6]) + (" and later" if at[6:] else "")
+            verdict = {True: "periodic", False: "not periodic", None: "undetermined"}
+            found.append(
+                Finding(
+                    "periodicity.jumps",
+                    "warn" if summary["periodic"] else "info",
+                    f"{_count(summary['jumps'])} at step {shown}: "
+                    f"{verdict[summary['periodic']]}, for {why}.",
+                    {
+                        "periodic": summary["periodic"],
+                        "jumps": summary["jumps"],
+                        "method": summary["method"],
+                        "delta": self.delta,
+                        "period_mean": summary["period_mean"],
+                        "period_cv": summary["period_cv"],
+                    },
+                )
+            )
+        residual = summary["law_residual_median"]
+        if residual is not None and residual > self.law_tolerance:
+            found.append(
+                Finding(
+                    "periodicity.law",
+                    "warn",
+                    f"The norm does not follow the law of plain SGD with weight decay (median "
+                    f"residual {residual:.2g}, expected near 0): momentum, clipping, or tensors "
+                    "that are not scale-invariant.",
+                    {"law_residual_median": residual, "limit": self.law_tolerance},
+                )
+            )
+        return found
+
+    def _notes(
+        self, header: Header, invariant: Invariant, steps: Steps, jumps: Jumps, law: float
+    ) -> list[str]:
+        notes = [invariant.note]
+        if not invariant.tensors:
+            notes.append(
+                "Jumps are looked for over all tensors instead; declare "
+                "groups={'scale_invariant': [...]} to look at those that matter."
+            )
+        if jumps.method == "norm":
+            notes.append(
+                f"Snapshots are up to {int(np.diff(steps).max())} steps apart, too far for the "
+                "cosine of single steps: jumps are found from rises of the norm, and their steps "
+                "are those of the snapshot before."
+            )
+        else:
+            notes.append(f"δ-jumps within {self.refractory} steps of each other are one jump.")
+        if not math.isfinite(law) and header.optimizer.get("name") and not header.is_plain_sgd:
+            notes.append("The law of the norm holds for plain SGD with coupled weight decay only.")
+        return notes
+
+    def _insufficient(self, reason: str) -> MetricResult:
+        """A result that says why there is none."""
+        return MetricResult(
+            status="insufficient",
+            reason=reason,
+            summary=dict.fromkeys(_SUMMARY) | {"delta": self.delta},
+            series={"cosine_distance": Series([], [])},
+            definition=self.definition,
+            reference=self.reference,
+            options=self.options,
+        )
+
+
+def _sentence(summary: dict[str, Any]) -> str | None:
+    """What happened, if there was a jump."""
+    if not summary["jumps"]:
+        return None
+    at = summary["jump_steps"]
+    if not summary["periodic"]:
+        first = f"{_count(summary['jumps'])} of the scale-invariant weights, first at step {at[0]}"
+        return f"{first}; whether they are periodic is undetermined."
+    climb = ""
+    low, high = summary["period_elr_min"], summary["period_elr_max"]
+    if None not in (*low, *high):
+        climb = (
+            f"; in between the norm decays and the effective learning rate climbs from "
+            f"{np.median(low):.2g} to {np.median(high):.2g}"
+        )
+    return (
+        f"Training destabilises periodically: {summary['jumps']} jumps, steps {at[0]} to {at[-1]}, "
+        f"every {summary['period_mean']:.0f} steps on average (spread "
+        f"{summary['period_cv']:.0%}){climb}."
+    )
+
+
+def _count(jumps: int) -> str:
+    return "1 jump" if jumps == 1 else f"{jumps} jumps"
