@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..options import (
     Device,
@@ -43,7 +44,7 @@ def analyze(
         raise UsageError("--plan computes no report, so there is none for --json to write")
     if json not in {None, "-"}:
         _check_writable(Path(str(json)))
-    selection = {
+    selection: dict[str, Any] = {
         "metrics": metric_ids(metrics),
         "params": params or None,
         "steps": steps,

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 HEIGHT = 40
 _MOST_FINDINGS = 6
 _MOST_TENSORS = 5
-_MOST_STREAM_LINES = 4
+_MOST_STREAM_LINES = 5
 _MOST_SCALARS = 3
-_LONGEST_REASON = 70
+_SHORTEST_REASON, _LONGEST_REASON = 20, 70
 
 
 def screen(terminal: Terminal, report: Report, trajectory: Trajectory | None = None) -> list[str]:
@@ -65,7 +65,7 @@ def _recorded(terminal: Terminal, report: Report, trajectory: Trajectory | None)
     if optimizer := described(source.optimizer):
         parts.append(optimizer)
     lines.append(terminal.line(" · ".join(parts)))
-    lines += [terminal.line(line) for line in _streams(report, trajectory)]
+    lines += [terminal.line(line) for line in _streams(terminal, report, trajectory)]
     lines.append(
         terminal.line(
             (
@@ -78,7 +78,7 @@ def _recorded(terminal: Terminal, report: Report, trajectory: Trajectory | None)
     return terminal.lines(*lines, fit="cut")
 
 
-def _streams(report: Report, trajectory: Trajectory | None) -> list[str]:
+def _streams(terminal: Terminal, report: Report, trajectory: Trajectory | None) -> list[str]:
     """Streams of equal extent share a line."""
     alike: dict[str, list[str]] = {}
     for name, stream in report.source.streams.items():
@@ -86,13 +86,15 @@ def _streams(report: Report, trajectory: Trajectory | None) -> list[str]:
         extent = "no rows"
         if stream.rows:
             between = steps_between(stream.first_step, stream.last_step)
-            extent = f"{counted(stream.rows, 'row')}, steps {between}"
+            word = "step" if stream.first_step == stream.last_step else "steps"
+            extent = f"{counted(stream.rows, 'row')}, {word} {between}"
         alike.setdefault(extent + (f", {often}" if often else ""), []).append(name)
     lines = [f"{', '.join(names)}: {extent}" for extent, names in alike.items()]
     if trajectory is not None:
-        facts = [provenance(trajectory.manifest.gradient), *_scalars(report, trajectory)]
-        if joined := " · ".join(filter(None, facts)):
-            lines.append(joined)
+        scalars = " · ".join(_scalars(report, trajectory))
+        facts = list(filter(None, [scalars, provenance(trajectory.manifest.gradient)]))
+        joined = " · ".join(facts)
+        lines += [joined] if 0 < len(joined) <= terminal.width else facts
     if len(lines) > _MOST_STREAM_LINES:
         rest = len(lines) - _MOST_STREAM_LINES + 1
         lines[_MOST_STREAM_LINES - 1 :] = [f"and {rest} more (trajfile info shows them)"]
@@ -220,7 +222,9 @@ def _shortest(reason: str | None) -> str:
     """The reason up to where its remedy starts."""
     text = reason or "no reason given"
     for mark in ("; ", ": ", ". ", ", ", " - ", " (", " and there are no "):
-        text = text.partition(mark)[0]
+        head, _, tail = text.partition(mark)
+        if tail and len(head) >= _SHORTEST_REASON:
+            text = head
     text = text.rstrip(".")
     if text[:2].istitle():
         text = text[0].lower() + text[1:]

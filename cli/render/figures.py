@@ -74,7 +74,7 @@ VIEWS: dict[str, View] = {
     "imbalance": View(
         (
             Figure("max |D|", "max_abs", "ends"),
-            Figure("phases meet at step", "phase_boundary_step", "step"),
+            Figure("boundary at step", "phase_boundary_step", "step"),
             Figure("decay/step", "decay_rate"),
             Figure("law residual", "law_residual"),
         ),
@@ -178,7 +178,7 @@ def _of_summary(figure: Figure, summary: Mapping[str, Any]) -> str:
         case "items":
             return counted(len(value), figure.label)
         case "list":
-            return " + ".join(percent(float(share)) for share in value[:3])
+            return " + ".join(percent(float(share)) for share in value[:2])
     return _WORDS.get(value, number(value)) if figure.kind == "word" else number(value)
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 _LANDMARKS: dict[str, str] = {
     "norms": "non_finite_step",
     "imbalance": "phase_boundary_step",
-    "gradient_noise": "break_even_step",
     "elr": "regime_since_step",
 }
 
