@@ -27,10 +27,13 @@ class Timeline:
     Attributes:
         along: The streams; a row exists for every step that all of them recorded.
         limit: Keep at most this many of the steps, evenly spread, the first and last among them.
+        pairs: Under a limit, keep steps k and k+1 together where both exist, spread evenly over
+            such pairs, for laws that lead from one step to the next.
     """
 
     along: tuple[str, ...]
     limit: int | None = None
+    pairs: bool = False
 
     def pick(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """Apply `limit` to the common steps.
@@ -43,8 +46,20 @@ class Timeline:
         """
         if self.limit is None or len(steps) <= self.limit:
             return steps
-        index = np.round(np.linspace(0, len(steps) - 1, self.limit)).astype(np.int64)
-        return steps[index]
+        adjacent = np.flatnonzero(np.diff(steps) == 1)
+        if self.pairs and len(adjacent):
+            ends = np.array([0, len(steps) - 1])
+            lower = adjacent[_evenly(len(adjacent), max((self.limit - len(ends)) // 2, 1))]
+            kept: NDArray[np.int64] = np.unique(np.concatenate([ends, lower, lower + 1]))
+            return steps[kept]
+        return steps[_evenly(len(steps), self.limit)]
+
+
+def _evenly(count: int, limit: int) -> NDArray[np.int64]:
+    """At most `limit` of `count` indices, evenly spread, the first and last among them."""
+    spread = np.linspace(0, count - 1, min(count, limit))
+    index: NDArray[np.int64] = np.round(spread).astype(np.int64)
+    return index
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,295 @@
+"""Layer imbalance: did the layers balance, and did they only once the loss was at its floor?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import LayerBalance, Measurements
+from trajfile.engine.needs import Inner, Need
+from trajfile.metrics import robust
+from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.layer_chain import LayerChain, layer_chain
+from trajfile.metrics.layer_pairs import PairPlan, law_residual, plan_pairs
+from trajfile.metrics.phases import floor_reached, is_steeper, slope
+from trajfile.metrics.snapshots import SNAPSHOTS, THETA
+from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+from trajfile.schema import PARAMS
+
+Float = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+_NO_LAYERS = (
+    "The imbalance is between layers; declare groups['layers'] in order, or record at least two "
+    "matrices whose shapes chain."
+)
+#: Relative spacing of the floats that params may be recorded in; others count as the coarsest.
+_SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+@dataclass(frozen=True)
+class Imbalance(Metric):
+    """Imbalance of the layers and its two phases.
+
+    Attributes:
+        phase_fraction: Share of the loss's way down that may be left when its floor is reached.
+        smoothing: Width of the running median of the loss, as a share of its samples.
+        least_drop: Smallest fall of ln|D| that counts as a regularisation phase.
+        law_tolerance: Largest residual of the law, relative to the change, that is not reported.
+        matrix_steps: Most steps at which the matrix imbalance is measured.
+        matrix_work: Most multiplications to spend on it, over all pairs and steps.
+        max_width: Widest pair for which it is measured.
+    """
+
+    phase_fraction: float = 0.01
+    smoothing: float = 0.02
+    least_drop: float = 0.05
+    law_tolerance: float = 0.05
+    matrix_steps: int = 64
+    matrix_work: float = 2e10
+    max_width: int = 2048
+
+    id: ClassVar[str] = "imbalance"
+    title: ClassVar[str] = "Layer imbalance and its two phases"
+    definition: ClassVar[str] = (
+        "max_abs is max |‖W_i‖² − ‖W_j‖²| over all pairs of layers (form after the paper), with "
+        "Frobenius norms. frobenius_max is the largest ‖D_i‖_F over adjacent pairs, D_i = "
+        "W_{i+1}ᵀW_{i+1} − W_iW_iᵀ. For plain SGD with coupled decay λ on linear layers, exactly "
+        "D_i' = (1 − ηλ)²D_i + η²(G_{i+1}ᵀG_{i+1} − G_iG_iᵀ); law_residual is the median of "
+        "‖D_i' − that‖_F / ‖D_i' − D_i‖_F. The phase boundary is the first step from which "
+        "(L − L_floor)/(L_0 − L_floor) < 0.01 for good; decay_rate is the slope of ln max_abs per "
+        "step after it. A regularisation phase is one in which max_abs shrinks faster than before."
+    )
+    reference: ClassVar[str] = (
+        "Ginsburg, On regularization of gradient descent, layer imbalance and flat minima, "
+        "arXiv 2007.09286"
+    )
+    ingredients: ClassVar[str] = "params; loss, learning_rate; gradients for the law"
+
+    def needs(self, header: Header) -> frozenset[Need] | Skipped:
+        """Norms of all tensors, and the matrix imbalance of adjacent layers at some steps."""
+        if not header.has(PARAMS):
+            return Skipped("The imbalance needs params.", PARAMS)
+        chain = layer_chain(header)
+        if chain is None:
+            return Skipped(_NO_LAYERS)
+        norms = Inner(THETA, THETA, per_tensor=True)
+        return frozenset({norms, *self._pairs(header, chain).needs})
+
+    def compute(self, measured: Measurements) -> MetricResult:
+        """Imbalances, the law's residual, the phases and the rate of decay."""
+        header = measured.header
+        chain = layer_chain(header)
+        squared = measured.per_tensor(THETA, THETA)
+        if chain is None or any(name not in squared for name in chain.names):
+            return self._insufficient(
+                "The norms of the layers were left out to stay within the memory budget; allow "
+                "more with --memory."
+            )
+        plan = self._pairs(header, chain)
+        layers = np.stack([squared[name] for name in chain.names])
+        widest = layers.max(axis=0) - layers.min(axis=0)
+        if not np.isfinite(widest).any():
+            return self._insufficient("No snapshot has finite layers; found only NaN or infinity.")
+        steps = header.timeline_steps(SNAPSHOTS)
+        balances = {
+            need: measured.layer_balances[need]
+            for need in plan.needs
+            if need in measured.layer_balances
+        }
+        spacing = _rounding(header, chain)
+        noise = spacing * layers.max(axis=0)
+        boundary, phases = self._phases(header, steps, np.where(widest > 10 * noise, widest, 0.0))
+        residual, tested = law_residual(balances, steps, squared, spacing)
+        summary: dict[str, Any] = {
+            "pairs": len(chain.names) - 1,
+            "pairs_measured": len(balances),
+            "layers": list(chain.names),
+            "max_abs_first": number(robust.first(widest)),
+            "max_abs_last": number(robust.last(widest)),
+            "phase_boundary_step": boundary,
+            **phases,
+            "law_residual": number(residual),
+            "law_steps": tested,
+        }
+        shown: dict[str, Series] = {"max_abs": series(steps, widest)}
+        shown["frobenius_max"], shown["neuron_max"] = _largest(list(balances.values()))
+        sentence, salience = _sentence(summary, len(chain.names))
+        return MetricResult(
+            "ok" if len(steps) > 1 else "insufficient",
+            None if len(steps) > 1 else "One snapshot shows no change; found 1, expected 2.",
+            summary=summary,
+            series=shown,
+            per_tensor={
+                name: TensorResult(
+                    {
+                        "squared_norm_first": number(robust.first(squared[name])),
+                        "squared_norm_last": number(robust.last(squared[name])),
+                    }
+                )
+                for name in chain.names
+            },
+            findings=self._findings(summary),
+            definition=self.definition,
+            reference=self.reference,
+            notes=self._notes(header, chain, plan, summary),
+            sentence=sentence,
+            salience=salience,
+            options=self.options,
+        )
+
+    def _pairs(self, header: Header, chain: LayerChain) -> PairPlan:
+        return plan_pairs(
+            header,
+            chain,
+            steps=self.matrix_steps,
+            work=self.matrix_work,
+            max_width=self.max_width,
+        )
+
+    def _insufficient(self, reason: str) -> MetricResult:
+        return MetricResult(
+            "insufficient",
+            reason,
+            definition=self.definition,
+            reference=self.reference,
+            options=self.options,
+        )
+
+    def _phases(
+        self, header: Header, steps: Steps, imbalance: Float
+    ) -> tuple[int | None, dict[str, Any]]:
+        """The phase boundary, the rates around it, and whether a regularisation phase follows."""
+        boundary = None
+        if "loss" in header.scalars:
+            at, loss = header.scalars["loss"]
+            boundary = floor_reached(
+                at, loss, fraction=self.phase_fraction, smoothing=self.smoothing
+            )
+        told: dict[str, Any] = dict.fromkeys(
+            ("decay_rate", "decay_rate_before", "decay_rate_expected", "regularisation_phase")
+        )
+        if boundary is None:
+            return None, told
+        log = np.log(imbalance, out=np.full(len(steps), np.nan), where=imbalance > 0)
+        late = steps >= boundary
+        after = slope(steps[late].astype(np.float64), log[late])
+        before = slope(steps[~late].astype(np.float64), log[~late])
+        told["decay_rate_expected"] = number(_expected_rate(header, steps[late]))
+        if after is not None:
+            told["decay_rate"] = number(after.value)
+        if before is not None:
+            told["decay_rate_before"] = number(before.value)
+        if after is not None and before is not None:
+            told["regularisation_phase"] = is_steeper(after, before, self.least_drop)
+        return boundary, told
+
+    def _findings(self, summary: dict[str, Any]) -> list[Finding]:
+        findings = []
+        if summary["regularisation_phase"]:
+            findings.append(
+                Finding(
+                    "imbalance.regularisation_phase",
+                    "info",
+                    f"From step {summary['phase_boundary_step']}, with the loss at its floor, the "
+                    f"layers balanced at {summary['decay_rate']:.3g} per step in ln|D|, against "
+                    f"{summary['decay_rate_before']:.3g} before.",
+                    {
+                        key: summary[key]
+                        for key in (
+                            "phase_boundary_step",
+                            "decay_rate",
+                            "decay_rate_before",
+                            "decay_rate_expected",
+                        )
+                    },
+                )
+            )
+        if summary["law_residual"] is not None and summary["law_residual"] > self.law_tolerance:
+            findings.append(
+                Finding(
+                    "imbalance.law",
+                    "info",
+                    "The imbalance does not follow the law of linear layers under plain SGD (off "
+                    f"by {summary['law_residual']:.2g} of its change): there is a bias, a "
+                    "normalisation, a nonlinearity or a skip between the layers, or gradients and "
+                    "params were recorded at different steps.",
+                    {"law_residual": summary["law_residual"], "steps": summary["law_steps"]},
+                )
+            )
+        return findings
+
+    def _notes(
+        self, header: Header, chain: LayerChain, plan: PairPlan, summary: dict[str, Any]
+    ) -> list[str]:
+        notes = []
+        if not chain.declared:
+            notes.append(
+                "The layers were inferred from matrices whose shapes chain: "
+                f"{', '.join(chain.names)}; declare groups['layers'] if that is wrong."
+            )
+        missing = len(chain.names) - 1 - summary["pairs_measured"]
+        if missing:
+            notes.append(
+                f"The matrix imbalance was measured on {summary['pairs_measured']} of "
+                f"{len(chain.names) - 1} adjacent pairs: the others are not matrices that fit, or "
+                "exceed imbalance.max_width, imbalance.matrix_work or the memory budget."
+            )
+        if plan.law_reason is not None:
+            notes.append(plan.law_reason)
+        elif summary["law_residual"] is None and plan.needs:
+            notes.append(
+                "The imbalance moved by less between adjacent steps than the recorded precision "
+                "can show, so its law could not be checked."
+            )
+        if "loss" not in header.scalars:
+            notes.append("Without the scalar loss there is no phase boundary.")
+        elif summary["phase_boundary_step"] is None:
+            notes.append("The loss does not settle at a floor, so there is no phase boundary.")
+        return notes
+
+
+def _rounding(header: Header, chain: LayerChain) -> float:
+    """Relative spacing of the coarsest float among the layers."""
+    dtypes = {header.tensors[PARAMS][name].dtype for name in chain.names}
+    return max(_SPACING.get(dtype, 2.0**-2) for dtype in dtypes)
+
+
+def _expected_rate(header: Header, steps: Steps) -> float:
+    """-2 eta lambda, the rate at which weight decay alone shrinks D; NaN if it does not apply."""
+    name = str(header.optimizer.get("name", "")).upper()
+    rates = robust.finite(header.learning_rate_at(steps))
+    decoupled = bool(header.optimizer.get("decoupled_weight_decay")) or name == "ADAMW"
+    if header.weight_decay == 0 or len(rates) == 0 or not (decoupled or name in {"SGD", "GD"}):
+        return float("nan")
+    # With momentum a coupled decay is accumulated like any gradient, 1/(1 - beta)-fold.
+    amplified = 1.0 if decoupled else 1.0 / (1.0 - min(header.momentum, 0.999999))
+    return -2 * float(rates.mean()) * header.weight_decay * amplified
+
+
+def _largest(balances: list[LayerBalance]) -> tuple[Series, Series]:
+    """Over pairs, the largest ||D||_F and the largest per-neuron imbalance at each step."""
+    if not balances:
+        return Series([], []), Series([], [])
+    steps = balances[0].steps
+    frobenius = np.max([balance.frobenius for balance in balances], axis=0)
+    neuron = np.max([balance.diagonal_max for balance in balances], axis=0)
+    return series(steps, frobenius), series(steps, neuron)
+
+
+def _sentence(summary: dict[str, Any], layers: int) -> tuple[str | None, float]:
+    first, last = summary["max_abs_first"], summary["max_abs_last"]
+    if summary["regularisation_phase"]:
+        expected = summary["decay_rate_expected"]
+        beside = "" if expected is None else f" (weight decay alone gives {expected:.3g})"
+        return (
+            f"Two phases: the loss reached its floor at step {summary['phase_boundary_step']}, "
+            f"and from there the layer imbalance shrank at {summary['decay_rate']:.3g} per step "
+            f"in ln|D|{beside}, from {first:.4g} at the start to {last:.4g}.",
+            0.8,
+        )
+    return f"The imbalance of the {layers} layers went from {first:.4g} to {last:.4g}.", 0.25
