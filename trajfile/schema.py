@@ -63,8 +63,8 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=False, dict=
         shape: Its shape; ``()`` for a scalar.
         dtype: Its dtype, which is also the name of its lane.
         offset: First column in the lane; the tensor is laid out in C order from there.
-        first_row: First row of the stream that holds it: 0 unless it joined later, `NOT_YET`
-            until it does.
+        first_row: First row of the stream that holds it: 0 unless it joined later, 2^48
+            (`NOT_YET`) until it does.
     """
 
     name: str

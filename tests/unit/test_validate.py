@@ -253,3 +253,10 @@ def test_every_rule_id_in_the_sources_is_in_the_table():
     assert used <= set(RULES)
     assert {rule for rule in RULES if rule >= "T030"} <= used
     assert all(rule == entry.id and entry.text.endswith(".") for rule, entry in RULES.items())
+
+
+def test_the_table_is_that_of_the_specification():
+    text = (Path(__file__).parents[2] / "spec" / "format.md").read_text()
+    assert dict(re.findall(r"^\| (T\d{3}) \| (.*) \|$", text, re.M)) == {
+        rule: entry.text for rule, entry in RULES.items()
+    }
