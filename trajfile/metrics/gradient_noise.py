@@ -37,13 +37,13 @@ class GradientNoise(Metric):
         smooth: Width in recorded steps of the running median of λ₁ that the break-even point is
             read from.
         rise: By how much smoothed λ₁ has to exceed its first and last value at its maximum for
-            that to be a break-even point.
+            that to be a break-even point; within that factor it counts as near its peak.
         fewest_steps: Fewest steps with samples that can show a break-even point.
     """
 
     divisor: Literal["L", "L-1"] = "L"
     rank_tolerance: float = 1e-10
-    smooth: int = 3
+    smooth: int = 5
     rise: float = 1.25
     fewest_steps: int = 8
 
@@ -121,13 +121,14 @@ class GradientNoise(Metric):
         batch, scale = _per_example(header)
         if scale is not None:
             shown["lambda_1_per_example"] = top * scale
-        break_even = self._break_even(steps, top)
+        break_even, plateau = self._break_even(steps, top)
         usual = int(np.median(sizes))
         summary: dict[str, Any] = {
             "lambda_1_max": number(np.nanmax(top)),
             "samples": usual,
             "batch_size": batch,
             "break_even_step": break_even,
+            "break_even_range": plateau,
             "lambda_1_max_step": int(steps[np.nanargmax(top)]),
             "lambda_1_last": number(robust.last(top)),
             "conditioning_last": number(robust.last(conditioning)),
@@ -160,15 +161,17 @@ class GradientNoise(Metric):
         least = float(values[rank - 1]) if rank and top else np.nan
         return top, least, float(np.maximum(values, 0.0).sum())
 
-    def _break_even(self, steps: Steps, top: Float) -> int | None:
-        """Step of the maximum of smoothed λ₁ if it rises to it and falls from it, else None."""
+    def _break_even(self, steps: Steps, top: Float) -> tuple[int | None, list[int] | None]:
+        """Step of the maximum of smoothed λ₁, and the span in which it comes near that."""
         known = np.isfinite(top)
         if known.sum() < self.fewest_steps:
-            return None
-        smooth = running_median(top[known], self.smooth)
+            return None, None
+        steps, smooth = steps[known], running_median(top[known], self.smooth)
         peak = int(np.argmax(smooth))
-        ends = max(smooth[0], smooth[-1])
-        return int(steps[known][peak]) if smooth[peak] >= self.rise * ends > 0 else None
+        if not smooth[peak] >= self.rise * max(smooth[0], smooth[-1]) > 0:
+            return None, None
+        near = steps[smooth >= smooth[peak] / self.rise]
+        return int(steps[peak]), [int(near[0]), int(near[-1])]
 
     def _notes(self, header: Header, sizes: Steps, scale: float | None) -> list[str]:
         notes = [
@@ -209,10 +212,12 @@ def _findings(summary: dict[str, Any]) -> list[Finding]:
         Finding(
             "gradient_noise.break_even",
             "info",
-            f"The largest eigenvalue of the gradient covariance peaked at step "
-            f"{summary['break_even_step']} and has fallen since: the likely break-even point.",
+            "The largest eigenvalue of the gradient covariance rose until about step "
+            f"{summary['break_even_step']} and has fallen since; it was near its peak from step "
+            f"{summary['break_even_range'][0]} to {summary['break_even_range'][1]}.",
             {
                 "break_even_step": summary["break_even_step"],
+                "break_even_range": summary["break_even_range"],
                 "lambda_1_max": summary["lambda_1_max"],
                 "lambda_1_last": summary["lambda_1_last"],
             },
@@ -229,5 +234,9 @@ def _sentence(summary: dict[str, Any]) -> str:
     if summary["conditioning_last"] is not None:
         told += f" and λ*/λ₁ = {summary['conditioning_last']:.3g} at the end"
     if summary["break_even_step"] is not None:
-        told += f"; break-even, where smoothed λ₁ peaks, was near step {summary['break_even_step']}"
+        first, last = summary["break_even_range"]
+        told += (
+            f"; smoothed λ₁, whose peak marks the break-even point, was highest near step "
+            f"{summary['break_even_step']} (near its peak from {first} to {last})"
+        )
     return told + "."

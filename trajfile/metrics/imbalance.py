@@ -133,7 +133,7 @@ class Imbalance(Metric):
                 )
                 for name in chain.names
             },
-            findings=self._findings(summary),
+            findings=self._findings(chain, summary),
             definition=self.definition,
             reference=self.reference,
             notes=self._notes(header, chain, plan, summary),
@@ -188,7 +188,7 @@ class Imbalance(Metric):
             told["regularisation_phase"] = is_steeper(after, before, self.least_drop)
         return boundary, told
 
-    def _findings(self, summary: dict[str, Any]) -> list[Finding]:
+    def _findings(self, chain: LayerChain, summary: dict[str, Any]) -> list[Finding]:
         findings = []
         if summary["regularisation_phase"]:
             findings.append(
@@ -209,16 +209,18 @@ class Imbalance(Metric):
                     },
                 )
             )
-        if summary["law_residual"] is not None and summary["law_residual"] > self.law_tolerance:
+        # Of layers that nobody declared linear a broken law says nothing.
+        residual = summary["law_residual"]
+        if chain.declared and residual is not None and residual > self.law_tolerance:
             findings.append(
                 Finding(
                     "imbalance.law",
                     "info",
                     "The imbalance does not follow the law of linear layers under plain SGD (off "
-                    f"by {summary['law_residual']:.2g} of its change): there is a bias, a "
+                    f"by {residual:.2g} of its change): there is a bias, a "
                     "normalisation, a nonlinearity or a skip between the layers, or gradients and "
                     "params were recorded at different steps.",
-                    {"law_residual": summary["law_residual"], "steps": summary["law_steps"]},
+                    {"law_residual": residual, "steps": summary["law_steps"]},
                 )
             )
         return findings

@@ -12,6 +12,8 @@ from trajfile.metrics.smoothing import running_median
 Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
+#: Longer losses are reduced to about so many medians first: their course needs no more.
+_MOST_LOSSES = 10_000
 #: Fewest losses, and fewest points of a slope, that can show anything.
 _FEWEST_LOSSES = 10
 _FEWEST_POINTS = 5
@@ -40,6 +42,12 @@ def floor_reached(
     steps, loss = steps[known], loss[known]
     if len(loss) < _FEWEST_LOSSES:
         return None
+    width = -(-len(loss) // _MOST_LOSSES)
+    if width > 1:
+        whole = len(loss) // width * width  # the last few, less than a block, are left out
+        steps = steps[:whole:width]
+        start, loss = loss[0], np.median(loss[:whole].reshape(-1, width), axis=1)
+        loss[0] = start
     smooth = running_median(loss, round(smoothing * len(loss)))
     last = max(round(tail * len(loss)), 3)
     floor = float(np.median(smooth[-last:]))

@@ -237,6 +237,12 @@ class Sharpness(Metric):
             notes.append(noise)
         if len(path.steps) and header.gradient.get("stage") == "clipped":
             notes.append("The gradients were clipped: where the clip acted, secants are wrong.")
+        without = set(header.tensors.get(PARAMS, ())) - set(header.tensors.get(GRADIENTS, ()))
+        if len(path.steps) and without:
+            notes.append(
+                f"{len(without)} tensors have params but no gradients: where they move they add to "
+                "‖Δθ‖², and the curvature is understated."
+            )
         if len(path.strides) and path.strides.max() > 1:
             notes.append(
                 f"Snapshots lie up to {path.strides.max()} steps apart: those secants average the "

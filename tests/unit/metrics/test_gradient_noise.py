@@ -86,6 +86,8 @@ def test_break_even_is_the_interior_maximum():
     heights = np.r_[np.linspace(1, 9, 10), np.linspace(8, 1, 10)]
     got = result(run(bump(heights)))
     assert abs(got.summary["break_even_step"] - 90) <= 20
+    first, last = got.summary["break_even_range"]
+    assert 40 <= first < got.summary["break_even_step"] < last <= 140
     assert got.salience == 0.55
     assert [f.id for f in got.findings] == ["gradient_noise.break_even"]
 

@@ -123,6 +123,16 @@ def test_needs_stated_twice_are_equal():
     assert Imbalance().needs(header) == Imbalance().needs(header)
 
 
+def test_inferred_layers_are_not_held_to_the_law_of_linear_ones():
+    dense = linear_network(0.02, 40, batch=4)
+    for rows in dense.arrays["gradients"].values():
+        rows[:] = np.roll(rows, 1, axis=0)
+    got = result(replace(dense, groups={}))
+    assert got.summary["law_residual"] > 0.1
+    assert got.findings == []
+    assert any("inferred" in note for note in got.notes)
+
+
 def test_sparse_snapshots_measure_everything_but_the_law():
     got = result(linear_network(0.02, 40, every=10))
     assert got.summary["law_residual"] is None
@@ -215,6 +225,8 @@ def test_floor_of_the_loss():
     again[600:] = 1.0 * np.exp(-(steps[600:] - 600) / 20.0)  # leaves the floor for a while
     assert floor_reached(steps, again, **options) == pytest.approx(600 + 92, abs=8)
     assert floor_reached(steps[:9], fall[:9], **options) is None
+    many = np.arange(300_000)
+    assert floor_reached(many, np.exp(-many / 2e4), **options) == pytest.approx(92_104, abs=90)
 
 
 def test_slopes():

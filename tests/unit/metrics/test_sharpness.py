@@ -242,6 +242,15 @@ def test_missing_streams_and_wrong_stage_are_skipped_with_a_remedy():
     assert "unscaled" in scaled.reason
 
 
+def test_params_without_gradients_are_said_to_understate_the_curvature():
+    dense = quadratic([2.0, 1.0], [1.0, 1.0], 0.1, 9)
+    dense.arrays["params"]["running_mean"] = np.arange(10.0).reshape(10, 1)
+    got = result(dense)
+    assert got.summary["secant_max"] < 0.5
+    assert got.summary["max"] <= 2 + 1e-6
+    assert any("1 tensors have params but no gradients" in note for note in got.notes)
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_few_snapshots(rows):
     dense = quadratic([2.0, 1.0], [1.0, 1.0], 0.1, rows - 1)
