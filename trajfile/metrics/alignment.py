@@ -15,7 +15,7 @@ from trajfile.engine.needs import Inner, Need
 from trajfile.linalg import cosine
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.recorded_updates import UpdateSource, find_source
-from trajfile.metrics.regularity_bound import regularity_bound
+from trajfile.metrics.regularity import Bound, Regularity, regularity, regularity_bound
 from trajfile.metrics.robust import mean
 from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
 
@@ -24,7 +24,7 @@ Float = NDArray[np.float64]
 _SERIES = ("inner", "update_norm_squared", "loss_gap", "distance_squared", "cosine", "gamma")
 _SUMMARY = (
     "gamma_trajectory", "gamma_aggregate", "violated_fraction", "cosine_mean", "reference_step",
-    "verdict", "gamma_upper_bound", "bound_left", "bound_right", "bound_holds",
+    "verdict", "approach_fraction", "gamma_upper_bound", "bound_left", "bound_right", "bound_holds",
 )  # fmt: skip
 
 
@@ -41,7 +41,9 @@ class Alignment(Metric):
         tail: Of K update rows, those from index floor(tail·K) on are left out of
             `gamma_trajectory` if θ* is the last snapshot.
         misaligned_fraction: Updates are misaligned if at least this part of them points away.
-        aligned_fraction: And aligned if at most this part does.
+        aligned_fraction: And aligned if at most this part does,
+        approach_fraction: and at least this part of the rows brings θ nearer to θ*. (About a last
+            snapshot even aimless displacements never point away: each is part of the way there.)
         fewest_rows: Update rows below which there is no verdict.
     """
 
@@ -52,7 +54,8 @@ class Alignment(Metric):
         "all k, with the update U_k in θ_{k+1} = θ_k - η_k U_k. With a = ⟨θ_k - θ*, U_k⟩, "
         "b = ‖U_k‖², gap = ℓ_k - inf ℓ: γ_k = a/(b/2 + gap); gamma_trajectory = min γ_k; "
         "gamma_aggregate = Σa/Σ(b/2 + gap); violated_fraction = mean(a ≤ 0); cosine_mean = mean "
-        "cosine of (θ_k - θ*, U_k). Rows in which θ_k is θ* itself or U_k is 0 do not count. If "
+        "cosine of (θ_k - θ*, U_k); approach_fraction = part of the rows nearer to θ* than the "
+        "row before. Rows in which θ_k is θ* itself or U_k is 0 do not count. If "
         "η ≤ γ at a constant η, Σ gap ≤ ‖θ_0 - θ*‖²/(2ηγ): bound_left and bound_right, over the "
         "rows that gamma_trajectory is taken from. Larger γ: better aligned, faster convergence."
     )
@@ -66,6 +69,7 @@ class Alignment(Metric):
     tail: float = 0.95
     misaligned_fraction: float = 0.25
     aligned_fraction: float = 0.05
+    approach_fraction: float = 0.75
     fewest_rows: int = 20
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
@@ -91,84 +95,38 @@ class Alignment(Metric):
         header = measured.header
         reference = self._reference(header)
         source = find_source(header, reference)
-        # In the last row a displacement does not exist.
-        count = len(source.steps) - (0 if source.recorded else 1)
-        if count < 1:
+        if not source.count:
             return self._insufficient("one update is needed: two snapshots, or updates", reference)
-        steps = source.steps[:count]
-        distance = measured.inner(source.distance, source.distance)[:count]
-        raw_inner = measured.inner(source.distance, source.row)[:count]
-        raw_square = measured.inner(source.row, source.row)[:count]
-        if not np.isfinite(distance).any():
+        found = regularity(measured, source, self.loss_infimum)
+        if not np.isfinite(found.distance).any():
             return self._insufficient(
                 f"θ*, the snapshot of step {reference}, is not finite; set "
                 "alignment.reference_step to one that is",
                 reference,
             )
-        scale = source.scale[:count]
-        a, b = raw_inner * scale, raw_square * scale**2
-        away = distance > 0
-        # The direction of a displacement is known even where its scale, for want of η, is not.
-        sign = 1 if source.recorded else -1
-        cos = np.where(away, sign * cosine(distance, raw_square, raw_inner), np.nan)
-        gap = header.scalar_at("loss", steps) - self.loss_infimum
-        denominator = b / 2 + gap
-        with np.errstate(divide="ignore", invalid="ignore"):
-            gamma = np.where(away & (b > 0) & (denominator > 0), a / denominator, np.nan)
-        known = np.isfinite(gamma)
-        kept = known & self._kept(count, reference, header)
-        judged = np.isfinite(cos)
-        violated = float((cos[judged] <= 0).mean()) if judged.any() else math.nan
-        gamma_trajectory = float(gamma[kept].min()) if kept.any() else math.nan
-        aggregate = _ratio(a[known].sum(), denominator[known].sum())
-        summary: dict[str, Any] = dict.fromkeys(_SUMMARY) | {
-            "gamma_trajectory": number(gamma_trajectory),
-            "gamma_aggregate": number(aggregate),
-            "violated_fraction": number(violated),
-            "cosine_mean": number(mean(cos)),
-            "reference_step": reference,
-            "verdict": self._verdict(violated, int(judged.sum())),
+        summary, bound = self._summary(header, source, found, reference)
+        approach = _approach(measured.inner(source.distance, source.distance))
+        summary |= {
+            "approach_fraction": number(approach),
+            "verdict": self._verdict(found, summary["violated_fraction"], approach),
         }
-        if not known.any() and np.isfinite(a).any():
-            full = np.isfinite(a) & np.isfinite(b) & away
-            summary["gamma_upper_bound"] = number(_ratio(a[full].sum(), b[full].sum() / 2))
-        bound = None
-        through = int(kept.sum())
-        if kept[:through].all():  # no row in between whose γ_k is unknown
-            rates = header.learning_rate_at(steps[:through])
-            bound = regularity_bound(
-                gap[:through],
-                distance[:through],
-                rates,
-                source.adjacent[:through],
-                gamma_trajectory,
-            )
-        if bound:
-            summary |= {
-                "bound_left": bound.left,
-                "bound_right": bound.right,
-                "bound_holds": bound.holds,
-            }
         values = {
-            "inner": a,
-            "update_norm_squared": b,
-            "loss_gap": gap,
-            "distance_squared": distance,
-            "cosine": cos,
-            "gamma": gamma,
+            "inner": found.inner,
+            "update_norm_squared": found.square,
+            "loss_gap": found.gap,
+            "distance_squared": found.distance,
+            "cosine": found.cosine,
+            "gamma": found.gamma,
         }
         return MetricResult(
             status="ok",
             summary=summary,
-            series={name: series(steps, value) for name, value in values.items()},
-            per_tensor=_per_tensor(measured, source, count, known, float(denominator[known].sum())),
-            findings=[
-                *self._findings(summary, steps, cos, gap),
-                *(bound.findings if bound else []),
-            ],
+            series={name: series(found.steps, value) for name, value in values.items()},
+            per_tensor=_per_tensor(measured, source, found),
+            findings=[*self._findings(summary, found), *(bound.findings if bound else [])],
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, source, reference, known, gap),
+            notes=self._notes(header, source, reference, found),
             sentence=self._sentence(summary),
             salience=0.7 if summary["verdict"] == "misaligned" else 0.35,
             options=self.options,
@@ -179,37 +137,68 @@ class Alignment(Metric):
         chosen = self.reference_step
         return int(header.steps["params"][-1]) if chosen is None else chosen
 
-    def _kept(self, count: int, reference: int, header: Header) -> NDArray[np.bool_]:
-        """The rows that `gamma_trajectory` is taken from."""
-        if reference != header.steps["params"][-1]:
-            return np.ones(count, np.bool_)
-        return np.arange(count) < math.floor(self.tail * count)
+    def _summary(
+        self, header: Header, source: UpdateSource, found: Regularity, reference: int
+    ) -> tuple[dict[str, Any], Bound | None]:
+        """γ in its forms, and the bound that follows if it applies."""
+        known, judged = found.known, found.cosine[np.isfinite(found.cosine)]
+        kept = known.copy()
+        if reference == header.steps["params"][-1]:
+            kept[math.floor(self.tail * source.count) :] = False
+        summary: dict[str, Any] = dict.fromkeys(_SUMMARY) | {
+            "gamma_trajectory": number(found.gamma[kept].min() if kept.any() else None),
+            "gamma_aggregate": number(
+                _ratio(found.inner[known].sum(), found.denominator[known].sum())
+            ),
+            "violated_fraction": number((judged <= 0).mean() if len(judged) else None),
+            "cosine_mean": number(mean(judged)),
+            "reference_step": reference,
+        }
+        sized = np.isfinite(found.inner) & np.isfinite(found.cosine)
+        if not known.any() and sized.any():
+            summary["gamma_upper_bound"] = number(
+                _ratio(found.inner[sized].sum(), found.square[sized].sum() / 2)
+            )
+        rates = header.learning_rate_at(found.steps)
+        bound = regularity_bound(found, kept, rates, source.adjacent[: source.count])
+        if bound:
+            summary |= {
+                "bound_left": bound.left,
+                "bound_right": bound.right,
+                "bound_holds": bound.holds,
+            }
+        return summary, bound
 
-    def _verdict(self, violated: float, rows: int) -> str:
-        """A word for the part of the updates that point away from θ*."""
-        if rows < self.fewest_rows or not math.isfinite(violated):
+    def _verdict(self, found: Regularity, violated: float | None, approach: float) -> str:
+        """A word for how the updates stand to θ*."""
+        rows = int(np.isfinite(found.cosine).sum())
+        if rows < self.fewest_rows or violated is None or not math.isfinite(approach):
             return "undetermined"
         if violated >= self.misaligned_fraction:
             return "misaligned"
-        return "aligned" if violated <= self.aligned_fraction else "partly aligned"
+        towards = violated <= self.aligned_fraction and approach >= self.approach_fraction
+        return "aligned" if towards else "partly aligned"
 
-    def _findings(
-        self, summary: dict[str, Any], steps: NDArray[np.int64], cos: Float, gap: Float
-    ) -> list[Finding]:
-        found = []
+    def _findings(self, summary: dict[str, Any], found: Regularity) -> list[Finding]:
+        """The verdict with its evidence, and a loss below its infimum."""
+        findings = []
+        steps, cos, gap = found.steps, found.cosine, found.gap
         if summary["verdict"] in {"aligned", "misaligned", "partly aligned"}:
             tenths = [part for part in np.array_split(np.arange(len(steps)), 10) if len(part)]
             away = [mean(np.where(np.isnan(cos[p]), np.nan, cos[p] <= 0)) for p in tenths]
             worst = int(np.nanargmax(away))
             span = f"{steps[tenths[worst][0]]} to {steps[tenths[worst][-1]]}"
-            found.append(
+            most = f" (up to {away[worst]:.0%} in steps {span})" if away[worst] > 0 else ""
+            findings.append(
                 Finding(
                     "alignment.verdict",
                     "warn" if summary["verdict"] == "misaligned" else "info",
                     f"{summary['violated_fraction']:.0%} of the updates point away from the "
-                    f"snapshot of step {summary['reference_step']}, at most {away[worst]:.0%} in "
-                    f"a tenth of the run (steps {span}): {summary['verdict']}.",
+                    f"snapshot of step {summary['reference_step']}{most}, and "
+                    f"{summary['approach_fraction']:.0%} of the rows come nearer to it: "
+                    f"{summary['verdict']}.",
                     {
+                        "approach_fraction": summary["approach_fraction"],
                         "violated_fraction": summary["violated_fraction"],
                         "violated_fraction_by_tenth": [number(part) for part in away],
                         "cosine_mean": summary["cosine_mean"],
@@ -218,7 +207,7 @@ class Alignment(Metric):
             )
         below = np.flatnonzero(gap < 0)
         if len(below):
-            found.append(
+            findings.append(
                 Finding(
                     "alignment.loss_below_infimum",
                     "warn",
@@ -227,16 +216,12 @@ class Alignment(Metric):
                     {"first_step": int(steps[below[0]]), "smallest_gap": float(np.nanmin(gap))},
                 )
             )
-        return found
+        return findings
 
     def _notes(
-        self,
-        header: Header,
-        source: UpdateSource,
-        reference: int,
-        known: NDArray[np.bool_],
-        gap: Float,
+        self, header: Header, source: UpdateSource, reference: int, found: Regularity
     ) -> list[str]:
+        """What was chosen, and what was missing."""
         notes = [*source.notes]
         if reference == header.steps["params"][-1]:
             notes.insert(
@@ -244,12 +229,12 @@ class Alignment(Metric):
                 f"θ* is the last snapshot (step {reference}); γ_k collapses towards it, so the "
                 f"last {1 - self.tail:.0%} of the update rows are left out of gamma_trajectory.",
             )
-        if not np.isfinite(gap).any():
+        if not np.isfinite(found.gap).any():
             notes.append(
                 "The loss was not recorded at these steps, so γ is undefined; gamma_upper_bound "
                 "is Σa/Σ(b/2), what gamma_aggregate would be without any loss gap."
             )
-        elif known.any():
+        elif found.known.any():
             notes.append(f"inf ℓ is taken as {self.loss_infimum:g}; option loss_infimum.")
             if header.weight_decay > 0:
                 notes.append(
@@ -259,6 +244,7 @@ class Alignment(Metric):
         return notes
 
     def _sentence(self, summary: dict[str, Any]) -> str | None:
+        """How the updates stood to where training ended up."""
         violated, cos = summary["violated_fraction"], summary["cosine_mean"]
         if violated is None or cos is None:
             return None
@@ -272,8 +258,9 @@ class Alignment(Metric):
         if summary["verdict"] == "aligned":
             return f"Updates are aligned with the trajectory: mean cosine {cos:.2g}{tail}."
         return (
-            f"Of the updates {violated:.0%} point away from where training ended up (mean cosine "
-            f"{cos:.2g}{tail})."
+            f"Of the updates {violated:.0%} point away from where training ended up, and "
+            f"{summary['approach_fraction'] or 0:.0%} of the snapshots come nearer to it (mean "
+            f"cosine {cos:.2g}{tail})."
         )
 
     def _insufficient(self, reason: str, reference: int) -> MetricResult:
@@ -290,30 +277,34 @@ class Alignment(Metric):
         )
 
 
+def _approach(distance: Float) -> float:
+    """Part of the rows that are nearer to θ* than the row before."""
+    steps = np.diff(distance)
+    known = steps[np.isfinite(steps)]
+    return float((known < 0).mean()) if len(known) else math.nan
+
+
 def _ratio(above: float, below: float) -> float:
     return float(above / below) if below > 0 else math.nan
 
 
 def _per_tensor(
-    measured: Measurements,
-    source: UpdateSource,
-    count: int,
-    known: NDArray[np.bool_],
-    denominator: float,
+    measured: Measurements, source: UpdateSource, found: Regularity
 ) -> dict[str, TensorResult]:
     """Each tensor's cosine, and its share of `gamma_aggregate` (the shares add up to it)."""
+    count, known = source.count, found.known
     distance = measured.per_tensor(source.distance, source.distance)
     square = measured.per_tensor(source.row, source.row)
+    denominator = float(found.denominator[known].sum())
     results = {}
     for name, inner in measured.per_tensor(source.distance, source.row).items():
-        raw = cosine(distance[name][:count], square[name][:count], inner[:count])
-        cos = raw if source.recorded else -raw
+        cos = source.sign * cosine(distance[name][:count], square[name][:count], inner[:count])
         judged = cos[np.isfinite(cos)]
         share = float((inner[:count] * source.scale[:count])[known].sum())
         results[name] = TensorResult(
             {
                 "cosine_mean": number(mean(cos)),
-                "violated_fraction": number(float((judged <= 0).mean()) if len(judged) else None),
+                "violated_fraction": number((judged <= 0).mean() if len(judged) else None),
                 "gamma_share": number(_ratio(share, denominator)),
             }
         )

@@ -72,6 +72,12 @@ def law_residuals(
     return np.where(keep > 0, residual, np.nan), np.asarray(turned)
 
 
+def norm_is_held(square: Float) -> bool:
+    """Whether a norm never changes, as when weights are projected to a sphere after each step."""
+    known = square[np.isfinite(square)]
+    return bool(len(known) == 0 or np.ptp(known) <= _HELD * known.max())
+
+
 def laws_of(
     measured: Measurements, invariant: Invariant, square: Float, growth: Float, distance: Float
 ) -> tuple[float, float]:
@@ -92,9 +98,7 @@ def laws_of(
     header = measured.header
     plain = header.is_plain_sgd or not header.optimizer.get("name")
     usable = header.has("gradients") and header.gradient.get("stage") != "scaled"
-    known = square[np.isfinite(square)]
-    held = not len(known) or np.ptp(known) <= _HELD * known.max()
-    if not (plain and usable and invariant.tensors) or held:
+    if not (plain and usable and invariant.tensors) or norm_is_held(square):
         return math.nan, math.nan
     recorded = inner_over(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, invariant.tensors)
     if recorded is None:

@@ -266,10 +266,16 @@ def _regime_finding(regime: Regime) -> list[Finding]:
         Finding(
             "elr.regime",
             "warn" if regime.word == "divergence" else "info",
-            f"The run ends in {name}, since about step {regime.since_step}: {regime.reason}.",
+            f"The run ends in {name}, {_since(regime)}: {regime.reason}.",
             {"regime": regime.word, "since_step": regime.since_step, **regime.evidence},
         )
     ]
+
+
+def _since(regime: Regime) -> str:
+    """When the regime began, to the resolution of a block of rows."""
+    step = regime.since_step
+    return f"since about step {step}" if step else "from the start"
 
 
 def _sentence(regime: Regime, summary: dict[str, Any]) -> str:
@@ -284,17 +290,17 @@ def _sentence(regime: Regime, summary: dict[str, Any]) -> str:
             f"At {rate} training converges: loss {loss:.2g}, effective gradient norm "
             f"{evidence['effective_gradient_norm']:.2g}, "
             + ("both still falling" if "fall" in regime.reason else "at its floor")
-            + f" (since about step {regime.since_step})."
+            + f" ({_since(regime)})."
         )
     if regime.word == "chaotic_equilibrium":
         return (
-            f"At {rate} training is in chaotic equilibrium since about step "
-            f"{regime.since_step}: loss stays near {loss:.2g} and the effective gradient norm "
-            f"near {evidence['effective_gradient_norm']:.2g}."
+            f"At {rate} training is in chaotic equilibrium, {_since(regime)}: loss stays near "
+            f"{loss:.2g} and the effective gradient norm near "
+            f"{evidence['effective_gradient_norm']:.2g}."
         )
     if regime.word == "divergence":
         return (
-            f"At {rate} training diverges: since about step {regime.since_step} the loss, "
-            f"{loss:.2g}, is at its random level of {level:.2g}."
+            f"At {rate} training diverges, {_since(regime)}: the loss, {loss:.2g}, is no better "
+            f"than its random level, {level:.2g}."
         )
     return f"The regime is undetermined: {regime.reason}; the run ends at {rate}."

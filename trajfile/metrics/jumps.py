@@ -35,6 +35,28 @@ class Jumps:
     turning: float
 
 
+def find_jumps(
+    steps: Index, cosine_distance: Float, growth: Float, delta: float, refractory: int, cover: float
+) -> Jumps:
+    """Jumps by single steps if nearly all of them are recorded, else by the norm.
+
+    Args:
+        steps: Steps of the snapshots, int64, shape (n,) with n >= 2.
+        cosine_distance: 1 - cos(θ_i, θ_{i+1}), float64, shape (n-1,), NaN where unknown.
+        growth: ln(‖θ_{i+1}‖²/‖θ_i‖²), likewise.
+        delta: δ.
+        refractory: As in `jumps_by_cosine`.
+        cover: Part of all steps from the first to the last whose cosine must be known.
+
+    Returns:
+        The jumps.
+    """
+    single = np.where(np.diff(steps) == 1, cosine_distance, np.nan)
+    if np.isfinite(single).sum() >= cover * (steps[-1] - steps[0]):
+        return jumps_by_cosine(single, delta, refractory)
+    return jumps_by_norm(growth, delta)
+
+
 def jumps_by_cosine(cosine_distance: Float, delta: float, refractory: int) -> Jumps:
     """Jumps as rows with 1 - cos > δ; rows within `refractory` of each other are one jump.
 

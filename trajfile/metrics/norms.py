@@ -33,9 +33,10 @@ class Norms(Metric):
     ‖θ_{k+1} - θ_k‖/‖θ_k‖ from each recorded snapshot to the next.
 
     Attributes:
-        exploding_update: A relative update of at least this, over all parameters, is reported.
+        exploding_update: A single step with a relative update of at least this, over all
+            parameters, is reported.
         gradient_spike: A gradient norm of at least this many times the median of the rows before
-            it is reported.
+            it is reported; rows on end are one spike.
         spike_window: How many rows before it.
     """
 
@@ -139,8 +140,9 @@ class Norms(Metric):
         ]
 
     def _exploding(self, steps: NDArray[np.int64], relative: Float) -> list[Finding]:
-        """Rows that move the parameters by as much as their own norm."""
-        index = np.flatnonzero(np.nan_to_num(relative, posinf=0) >= self.exploding_update)
+        """Single steps that move the parameters by as much as their own norm."""
+        single = (strides(steps)[:-1] == 1) & np.isfinite(relative)
+        index = np.flatnonzero(single & (np.where(single, relative, 0.0) >= self.exploding_update))
         if not len(index):
             return []
         worst = int(index[np.argmax(relative[index])])
@@ -148,8 +150,8 @@ class Norms(Metric):
             Finding(
                 "norms.exploding_update",
                 "warn",
-                f"{_times(len(index))} the parameters moved by at least "
-                f"{self.exploding_update:g} of their norm between two snapshots, first at step "
+                f"{_times(len(index))} a single step moved the parameters by at least "
+                f"{self.exploding_update:g} of their norm, first at step "
                 f"{steps[index[0]]}, most at step {steps[worst]} (by {relative[worst]:.2g}).",
                 {
                     "first_step": int(steps[index[0]]),
@@ -172,18 +174,19 @@ class Norms(Metric):
         if not len(spikes):
             return []
         worst = int(spikes[np.argmax(factor[spikes])])
+        count = int((np.diff(spikes, prepend=-2) > 1).sum())
         return [
             Finding(
                 "norms.gradient_spike",
                 "warn",
-                f"{_times(len(spikes))} the gradient norm was at least {self.gradient_spike:g} "
+                f"{_times(count)} the gradient norm rose to at least {self.gradient_spike:g} "
                 f"times that of the {self.spike_window} rows before, first at step "
                 f"{steps[spikes[0]]}, most at step {steps[worst]} ({factor[worst]:.2g} times).",
                 {
                     "first_step": int(steps[spikes[0]]),
                     "worst_step": int(steps[worst]),
                     "worst_factor": float(factor[worst]),
-                    "count": len(spikes),
+                    "count": count,
                 },
             )
         ]

@@ -14,8 +14,8 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.linalg import turn
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.decay_law import laws_of
-from trajfile.metrics.jumps import Jumps, cycles, jumps_by_cosine, jumps_by_norm
+from trajfile.metrics.decay_law import laws_of, norm_is_held
+from trajfile.metrics.jumps import Jumps, cycles, find_jumps
 from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
 from trajfile.metrics.scale_invariance import (
     InvarianceRule,
@@ -25,7 +25,7 @@ from trajfile.metrics.scale_invariance import (
     invariance_findings,
     invariance_needs,
 )
-from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA, strides
+from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA
 from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
 
 Float = NDArray[np.float64]
@@ -111,14 +111,11 @@ class Periodicity(InvarianceRule, Metric):
         steps = header.timeline_steps(SNAPSHOTS)
         if len(steps) < 2:
             return self._insufficient("two snapshots are needed")
-        distance = turn(square, across, moved)[1][:-1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            growth = np.log1p((2 * across + moved) / square)[:-1]
-        growth = np.where(np.isfinite(growth), growth, np.nan)
-        adjacent = strides(steps)[:-1] == 1
-        jumps = self._find(steps, distance, growth, adjacent)
+        distance, growth = _moves(square, across, moved)
+        jumps = self._find(steps, square, across, moved)
         rate = header.learning_rate_at(steps)
-        periodic, why = self._judge(header, steps, jumps, growth, rate)
+        held = norm_is_held(square)
+        periodic, why = self._judge(header, steps, jumps, growth, rate, held)
         norm_law, angle_law = laws_of(measured, invariant, square, growth, distance)
         summary = dict.fromkeys(_SUMMARY) | {
             "periodic": periodic,
@@ -134,31 +131,26 @@ class Periodicity(InvarianceRule, Metric):
             status="ok",
             summary=summary,
             series={"cosine_distance": series(steps[:-1], distance)},
-            per_tensor=self._per_tensor(measured, tensors, adjacent, jumps.method),
+            per_tensor=self._per_tensor(measured, tensors, steps),
             findings=[
                 *invariance_findings(self.id, invariant, self),
-                *self._findings(summary, why),
+                *self._findings(summary, why, bool(invariant.tensors)),
             ],
             definition=self.definition,
             reference=self.reference,
             notes=self._notes(header, invariant, steps, jumps, norm_law),
-            sentence=_sentence(summary),
-            salience=0.9 if periodic else 0.5 if len(jumps.start) else 0.0,
+            sentence=_sentence(summary, bool(invariant.tensors)),
+            salience=0.9 if periodic and invariant.tensors else 0.3 if len(jumps.start) else 0.0,
             options=self.options,
         )
 
-    def _find(
-        self, steps: Steps, distance: Float, growth: Float, adjacent: NDArray[np.bool_]
-    ) -> Jumps:
-        """By single steps if nearly all are recorded, else by the norm."""
-        known = int((adjacent & np.isfinite(distance)).sum())
-        if known >= self.coverage * (steps[-1] - steps[0]):
-            single = np.where(adjacent, distance, np.nan)
-            return jumps_by_cosine(single, self.delta, self.refractory)
-        return jumps_by_norm(growth, self.delta)
+    def _find(self, steps: Steps, square: Float, across: Float, moved: Float) -> Jumps:
+        """Jumps of one vector from its norms, its steps, and their inner products."""
+        distance, growth = _moves(square, across, moved)
+        return find_jumps(steps, distance, growth, self.delta, self.refractory, self.coverage)
 
     def _judge(
-        self, header: Header, steps: Steps, jumps: Jumps, growth: Float, rate: Float
+        self, header: Header, steps: Steps, jumps: Jumps, growth: Float, rate: Float, held: bool
     ) -> tuple[bool | None, str]:
         """Whether the run is periodic, and the clause that says why."""
         count = len(jumps.start)
@@ -167,56 +159,48 @@ class Periodicity(InvarianceRule, Metric):
         if count == 0:
             if len(steps) < _FEWEST_ROWS:
                 return None, f"{len(steps)} snapshots are too few to tell"
+            if jumps.method == "norm" and held:
+                return None, "the norm is held constant and shows no jump"
             decay = header.weight_decay * np.where(np.isfinite(rate), rate, 0.0)[:-1]
             if jumps.method == "norm" and (decay * np.diff(steps)).max() > self.hidden_decay:
                 return None, "the snapshots are too far apart to show a jump"
             return False, "there is no jump"
         if count < self.fewest_jumps:
-            return None, f"{count} of at least {self.fewest_jumps} jumps"
+            return None, f"at least {self.fewest_jumps} jumps are needed"
         enough = -math.log1p(-self.delta)  # half of what one δ-jump adds
         fallen = np.array([cycle.decline >= enough for cycle in cycles(jumps, growth)])
         if fallen.mean() < self.cycle_part:
-            return None, f"the norm declined before only {fallen.mean():.0%} of the later jumps"
-        return True, f"the norm declined before {int(fallen.sum())} of {count - 1} later jumps"
+            return None, f"the norm declines before only {fallen.mean():.0%} of the later jumps"
+        return True, f"the norm declines before {int(fallen.sum())} of {count - 1} later jumps"
 
     def _per_tensor(
-        self,
-        measured: Measurements,
-        tensors: tuple[str, ...],
-        adjacent: NDArray[np.bool_],
-        method: str,
+        self, measured: Measurements, tensors: tuple[str, ...], steps: Steps
     ) -> dict[str, TensorResult]:
         """Each tensor's own jumps, found the same way."""
         squares = measured.per_tensor(THETA, THETA)
         across = measured.per_tensor(THETA, STEP)
         moved = measured.per_tensor(STEP, STEP)
-        results = {}
-        for name in tensors:
-            if name not in squares:
-                continue
-            if method == "cosine":
-                distance = turn(squares[name], across[name], moved[name])[1][:-1]
-                single = np.where(adjacent, distance, np.nan)
-                found = jumps_by_cosine(single, self.delta, self.refractory)
-            else:
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    growth = np.log1p((2 * across[name] + moved[name]) / squares[name])[:-1]
-                found = jumps_by_norm(np.where(np.isfinite(growth), growth, np.nan), self.delta)
-            results[name] = TensorResult({"jumps": len(found.start)})
-        return results
+        return {
+            name: TensorResult(
+                {"jumps": len(self._find(steps, squares[name], across[name], moved[name]).start)}
+            )
+            for name in tensors
+            if name in squares
+        }
 
-    def _findings(self, summary: dict[str, Any], why: str) -> list[Finding]:
+    def _findings(self, summary: dict[str, Any], why: str, invariant: bool) -> list[Finding]:
+        """The jumps, if any, and a law that does not hold."""
         found = []
         if summary["jumps"]:
             at = summary["jump_steps"]
             shown = ", ".join(str(step) for step in at[:6]) + (" and later" if at[6:] else "")
-            verdict = {True: "periodic", False: "not periodic", None: "undetermined"}
+            verdict = {True: "periodic", False: "not periodic", None: "perhaps periodic"}
             found.append(
                 Finding(
                     "periodicity.jumps",
-                    "warn" if summary["periodic"] else "info",
-                    f"{_count(summary['jumps'])} at step {shown}: "
-                    f"{verdict[summary['periodic']]}, for {why}.",
+                    "warn" if summary["periodic"] and invariant else "info",
+                    f"{_count(summary['jumps'])} (step {shown}), "
+                    f"{verdict[summary['periodic']]}: {why}.",
                     {
                         "periodic": summary["periodic"],
                         "jumps": summary["jumps"],
@@ -247,8 +231,12 @@ class Periodicity(InvarianceRule, Metric):
         notes = [invariant.note]
         if not invariant.tensors:
             notes.append(
-                "Jumps are looked for over all tensors instead; declare "
-                "groups={'scale_invariant': [...]} to look at those that matter."
+                "Jumps are looked for over all tensors taken together"
+                + (
+                    "."
+                    if invariant.cosine
+                    else "; declare groups={'scale_invariant': [...]} to look at those that matter."
+                )
             )
         if jumps.method == "norm":
             notes.append(
@@ -275,14 +263,26 @@ class Periodicity(InvarianceRule, Metric):
         )
 
 
-def _sentence(summary: dict[str, Any]) -> str | None:
+def _moves(square: Float, across: Float, moved: Float) -> tuple[Float, Float]:
+    """1 - cos and ln(‖θ_{i+1}‖²/‖θ_i‖²) from each snapshot to the next; NaN where not finite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.log1p((2 * across + moved) / square)[:-1]
+    return turn(square, across, moved)[1][:-1], np.where(np.isfinite(growth), growth, np.nan)
+
+
+def _sentence(summary: dict[str, Any], invariant: bool) -> str | None:
     """What happened, if there was a jump."""
     if not summary["jumps"]:
         return None
     at = summary["jump_steps"]
-    if not summary["periodic"]:
-        first = f"{_count(summary['jumps'])} of the scale-invariant weights, first at step {at[0]}"
-        return f"{first}; whether they are periodic is undetermined."
+    whose = "the scale-invariant weights" if invariant else "the weights (none scale-invariant)"
+    if summary["periodic"] is False:
+        return f"From step {at[0]} on, {whose} keep turning by large angles."
+    if not (summary["periodic"] and invariant):
+        return (
+            f"{_count(summary['jumps'])} of {whose}, first at step {at[0]}; whether that is the "
+            "periodic behaviour of normalisation and weight decay is undetermined."
+        )
     climb = ""
     low, high = summary["period_elr_min"], summary["period_elr_max"]
     if None not in (*low, *high):

@@ -36,6 +36,16 @@ class UpdateSource:
     recorded: bool
     notes: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        """Rows that have an update: after the last snapshot there is no displacement."""
+        return len(self.steps) if self.recorded else max(len(self.steps) - 1, 0)
+
+    @property
+    def sign(self) -> int:
+        """Of the factor from row to update."""
+        return 1 if self.recorded else -1
+
 
 def find_source(header: Header, reference: int) -> UpdateSource:
     """Recorded updates if there are any beside snapshots, else displacements.

@@ -42,7 +42,7 @@ class RegimeRule:
         flat_spread: And if its largest block is within this factor of its smallest.
         well_below: A loss below this part of the random level is well below it.
         at_level: A loss of at least this part of the random level is at it.
-        converged: A flat loss below this part of the random level has converged to its floor.
+        converged: A loss that stays below this part of the random level is at its floor.
         least_turn: Radians the tensors must have turned in all before a loss at its random level
             counts as divergence and not as standing still.
     """
@@ -156,7 +156,10 @@ def classify(
         still_falling = losses.falls(rule, 0.1)
         if high[-window:].all() and not still_falling and turned >= rule.least_turn:
             return Regime(
-                "divergence", _since(starts, high), "the loss is at its random level", evidence
+                "divergence",
+                _since(starts, high),
+                "the loss is at or above its random level",
+                evidence,
             )
     if gradient_norm is None:
         return _undetermined("without gradients only divergence could be told", evidence)
@@ -175,11 +178,11 @@ def classify(
         return _undetermined(
             "the recording starts too late to know the random level of the loss", evidence
         )
-    floor = losses.last <= rule.converged * level
-    if floor and not _rises(losses, rule):
+    floor = losses.values <= rule.converged * level
+    if floor[-window:].all():
         return Regime(
             "convergence",
-            _since(starts, losses.values <= rule.converged * level),
+            _since(starts, floor),
             "the loss has reached its floor",
             evidence,
         )
@@ -203,10 +206,6 @@ def _blocks(values: Float, window: int) -> _Blocks:
 def _log(values: Float) -> Float:
     """Logarithm with zero taken as the smallest float: a loss of exactly zero has arrived."""
     return np.asarray(np.log(np.maximum(values, _TINY)), np.float64)
-
-
-def _rises(blocks: _Blocks, rule: RegimeRule) -> bool:
-    return blocks.trend.z >= rule.significance and blocks.ratio >= 1 + rule.flat_change
 
 
 def _random_level(steps: Steps, loss: Float, rule: RegimeRule) -> float | None:

@@ -69,11 +69,12 @@ class Invariant:
         """One sentence on how the tensors are known."""
         if not self.tensors:
             return self.reason
+        count = len(self.tensors)
         if self.declared:
-            return f"The {len(self.tensors)} scale-invariant tensors are those the run declares."
+            return f"Scale-invariant tensors: the {count} that the run declares."
         return (
-            f"The {len(self.tensors)} scale-invariant tensors were found from the gradients "
-            "(⟨g, θ⟩ = 0); the run declares none."
+            f"Scale-invariant tensors: {count}, found from the gradients (⟨g, θ⟩ = 0); the run "
+            "declares none."
         )
 
 

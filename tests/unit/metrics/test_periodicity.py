@@ -119,12 +119,14 @@ def test_bursts_of_adjacent_snapshots_still_use_the_norm_but_check_the_law(jumpi
 
 
 def test_snapshots_too_far_apart_leave_it_undetermined():
-    thetas = np.tile([3.0, 4.0], (40, 1))
+    thetas = np.linspace(1, 1.1, 40)[:, None] * np.array([[3.0, 4.0]])
     steps = np.arange(40) * 200
     far = toys.dense(thetas, steps=steps, rates=0.1, groups=INVARIANT, optimizer=sgd(0.05))
     assert run(far).summary["periodic"] is None  # ηλ·200 = 1: a whole cycle fits in between
     near = toys.dense(thetas, steps=steps, rates=0.1, groups=INVARIANT, optimizer=sgd(0.001))
     assert run(near).summary["periodic"] is False
+    held = toys.dense(thetas * 0 + 1, steps=steps, rates=0.1, groups=INVARIANT)
+    assert run(held).summary["periodic"] is None  # a norm held constant shows nothing
     few = toys.dense(thetas[:9], steps=steps[:9], rates=0.1, groups=INVARIANT)
     assert run(few).summary["periodic"] is None
 
