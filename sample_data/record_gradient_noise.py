@@ -13,7 +13,7 @@ from torch import nn
 import trajfile
 
 STEPS, EVERY, BATCH, SAMPLES = 1000, 50, 32, 12
-RATES = {"small": 0.1, "large": 0.5}
+RATES = {"small": 0.1, "large": 0.3}
 
 
 def record(path: Path, learning_rate: float) -> None:
