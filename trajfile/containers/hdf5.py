@@ -6,6 +6,7 @@ object would take the whole file along.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -19,16 +20,18 @@ from trajfile.containers.hdf5_open import (
     open_for_reading,
     read_superblock,
 )
-from trajfile.containers.hdf5_store import Hdf5Store
+from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, new_identity
 from trajfile.containers.journal import Journal
-from trajfile.containers.store import MANIFEST, ArraySpec, layout
+from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
 from trajfile.errors import ResourceError
 from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
 _BOUNDS = ("v110", "v110")
+# Joining columns come in unknown numbers: small chunks waste little, large ones read faster.
+_JOINED_CHUNK = 1024
 _GZIP_LEVEL = 4
 _ZSTD_LEVEL = 3
 
@@ -49,6 +52,10 @@ def create_hdf5(
                 file.attrs[name] = value if isinstance(value, str) else np.array(value, kind)
             for spec in layout(manifest):
                 _create_array(file, spec, compression)
+                if spec.lane:
+                    width = max(spec.chunk[1], _JOINED_CHUNK)
+                    joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
+                    _create_array(file, joined, compression)
             store = Hdf5Store(file, path, identity, writable=True)
             store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(), np.uint8))
             return Journal(store, writable=True, power=durability == "power")
@@ -95,7 +102,7 @@ def read_identity(file: h5py.File) -> Attributes:
 
 
 def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> None:
-    """Create one empty array, extensible along all its dimensions."""
+    """Create one empty array, extensible downwards and, unless it is as wide as ever, sideways."""
     plist = h5p.create(h5p.DATASET_CREATE)
     plist.set_chunk(spec.chunk)
     plist.set_obj_track_times(False)  # equal content, equal bytes
@@ -111,8 +118,13 @@ def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> 
         plist.set_fletcher32()  # last, so that it covers what is on disk
     links = h5p.create(h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
-    shape = (0,) if spec.columns is None else (0, spec.columns)
-    space = h5s.create_simple(shape, (h5s.UNLIMITED,) * len(shape))
+    shape: tuple[int, ...] = (0,)
+    limit: tuple[int, ...] = (h5s.UNLIMITED,)
+    if spec.columns is not None:
+        fixed = spec.key == COMMITS or (spec.lane and spec.columns > 0)
+        shape = (0, spec.columns)
+        limit = (h5s.UNLIMITED, spec.columns if fixed else h5s.UNLIMITED)
+    space = h5s.create_simple(shape, limit)
     made = h5d.create(file.id, spec.key.encode(), file_type(spec.dtype), space, plist, links)
     if spec.lane:
         h5py.Dataset(made).attrs["dtype"] = spec.dtype

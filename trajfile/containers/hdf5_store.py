@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -25,6 +26,14 @@ from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
 from trajfile.errors import Damaged, ResourceError, Unsafe
 
 
+def joined_key(key: str) -> str:
+    """Key of the dataset that holds the columns that join a lane later."""
+    # Only a dataset with a single unlimited dimension has an index that grows without rewriting
+    # its nodes (which, while readers may be there, would leak several KiB a row). So a lane stays
+    # as wide as at its creation, and what joins goes there.
+    return key + ".joined"
+
+
 class Hdf5Store:
     """The arrays of one HDF5 file."""
 
@@ -39,34 +48,22 @@ class Hdf5Store:
         self._failed = False
         self._datasets: dict[str, h5d.DatasetID] = {}
         self._filters: dict[str, tuple[int, ...]] = {}
+        self._lanes: dict[str, int] = {}  # those that can widen: columns of the first dataset
         self._present: dict[str, NDArray[np.int64]] = {}
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
         for spec in specs:
-            dataset = self._dataset(spec.key, lane=spec.lane)
-            columns = dataset.shape[1] if dataset.rank == 2 else None
-            fits = (columns is None) == (spec.columns is None)
-            if not fits or (columns or 0) < (spec.columns or 0):
-                raise self._wrong(spec.key, f"has shape {dataset.shape}")
-            if not dataset.get_type().equal(file_type(spec.dtype)):
-                raise self._wrong(spec.key, f"does not hold {spec.dtype}")
-            rows, width = (*dataset.get_create_plist().get_chunk(), 1)[:2]
-            filters = self._filters[spec.key]
-            if not spec.lane:
-                if filters:
-                    raise self._wrong(spec.key, "is filtered, yet rewritten in place")
-            elif rows != 1 or width > MAX_CHUNK_COLUMNS or filters[-1:] != (h5z.FILTER_FLETCHER32,):
-                raise self._wrong(
-                    spec.key, f"has chunks of {rows} x {width} through filters {filters}"
-                )
-            if ZSTD_FILTER in filters:
-                load_zstd(self._path)
+            self._check(spec)
+            if spec.lane and joined_key(spec.key) in self._file:
+                self._lanes[spec.key] = self._dataset(spec.key).shape[1]
+                self._check(replace(spec, key=joined_key(spec.key), columns=0))
+            if spec.columns is not None and self.columns(spec.key) < spec.columns:
+                raise self._wrong(spec.key, f"has fewer than {spec.columns} columns")
 
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
-        shape = self._dataset(key).shape
-        return int(shape[1]) if len(shape) == 2 else 1
+        return sum(self._dataset(part).shape[1] for part in self._parts(key))
 
     def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
         """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
@@ -89,7 +86,7 @@ class Hdf5Store:
             )
         out = np.empty(wanted, dtype)
         if out.size:
-            self._transfer_in(key, dataset, (slice(0, n) for n in wanted), out)
+            self._transfer_in(key, dataset, tuple(slice(0, n) for n in wanted), out, 0)
         return out
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
@@ -98,35 +95,37 @@ class Hdf5Store:
 
     def widen(self, key: str, columns: int) -> None:
         """Give an array at least that many columns."""
-        dataset = self._dataset(key)
-        if columns > dataset.shape[1]:
+        part = self._parts(key)[-1]
+        dataset = self._dataset(part)
+        if columns > self.columns(key):
             with self._writing():
-                dataset.set_extent((dataset.shape[0], columns))
+                dataset.set_extent((dataset.shape[0], columns - self._lanes.get(key, 0)))
 
     def read(self, key: str, rows: slice, columns: slice, out: Array) -> None:
         """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
-        if out.size == 0:
-            return
-        dataset = self._dataset(key, lane=True)
-        if rows.stop > dataset.shape[0] or columns.stop > dataset.shape[1]:
-            raise self._damaged(key, f"has only shape {dataset.shape}", "T009")
-        self._check_present(key, rows, columns)
-        self._transfer_in(key, dataset, (rows, columns), out)
+        for part, inside, outside in self._split(key, columns):
+            if out.size and inside.stop > inside.start:
+                dataset = self._dataset(part, lane=True)
+                if rows.stop > dataset.shape[0] or inside.stop > dataset.shape[1]:
+                    raise self._damaged(part, f"has only shape {dataset.shape}", "T009")
+                self._check_present(part, rows, inside)
+                self._transfer_in(part, dataset, (rows, inside), out, outside.start)
 
     def write(self, key: str, start: int, values: Array) -> None:
         """Write whole rows from row ``start`` on."""
-        dataset = self._dataset(key)
-        self._present.pop(key, None)
-        stop = start + len(values)
-        with self._writing():
-            shape = dataset.shape
-            if stop > shape[0]:
-                dataset.set_extent((stop, *shape[1:]))
-            if values.size:
-                block = tuple(slice(0, n) for n in values.shape[1:])
-                file_space = _select(dataset, (slice(start, stop), *block))
-                memory = h5s.create_simple(values.shape)
-                dataset.write(memory, file_space, values, dataset.get_type())
+        width = values.shape[1] if values.ndim > 1 else 1
+        for part, inside, outside in self._split(key, slice(0, width)):
+            dataset = self._dataset(part)
+            self._present.pop(part, None)
+            stop = start + len(values)
+            with self._writing():
+                shape = dataset.shape
+                if stop > shape[0]:
+                    dataset.set_extent((stop, *shape[1:]))
+                if values.size and inside.stop > inside.start:
+                    block = (slice(start, stop), inside)[: values.ndim]
+                    space, memory = _select(dataset, block), _memory(values, block, outside.start)
+                    dataset.write(memory, space, values, dataset.get_type())
 
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane."""
@@ -134,16 +133,18 @@ class Hdf5Store:
 
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on."""
-        dataset = self._dataset(key)
-        if dataset.shape[0] > rows:
-            with self._writing():
-                dataset.set_extent((rows, *dataset.shape[1:]))
+        for part in self._parts(key):
+            dataset = self._dataset(part)
+            if dataset.shape[0] > rows:
+                with self._writing():
+                    dataset.set_extent((rows, *dataset.shape[1:]))
 
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
         with self._writing():
             for key in keys:
-                self._dataset(key).flush()
+                for part in self._parts(key):
+                    self._dataset(part).flush()
 
     def sync(self, keys: Iterable[str]) -> None:
         """Force the flushed arrays to the disk, so that they survive a loss of power."""
@@ -189,13 +190,41 @@ class Hdf5Store:
             self._datasets[key] = dataset
         return self._datasets[key]
 
+    def _parts(self, key: str) -> list[str]:
+        """The datasets that make up an array: a lane's joined columns lie in one of their own."""
+        return [key, joined_key(key)] if key in self._lanes else [key]
+
+    def _split(self, key: str, columns: slice) -> Iterator[tuple[str, slice, slice]]:
+        """For each dataset its columns, and which of the given columns they are."""
+        end = self._lanes.get(key, columns.stop)
+        for part, first, last in zip(self._parts(key), (0, end), (end, columns.stop), strict=False):
+            start, stop = max(columns.start, first), min(columns.stop, last)
+            inside = slice(start - first, max(start, stop) - first)
+            yield part, inside, slice(start - columns.start, max(start, stop) - columns.start)
+
+    def _check(self, spec: ArraySpec) -> None:
+        dataset = self._dataset(spec.key, lane=spec.lane)
+        if dataset.rank != (1 if spec.columns is None else 2):
+            raise self._wrong(spec.key, f"has shape {dataset.shape}")
+        if not dataset.get_type().equal(file_type(spec.dtype)):
+            raise self._wrong(spec.key, f"does not hold {spec.dtype}")
+        rows, width = (*dataset.get_create_plist().get_chunk(), 1)[:2]
+        filters = self._filters[spec.key]
+        if not spec.lane:
+            if filters:
+                raise self._wrong(spec.key, "is filtered, yet rewritten in place")
+        elif rows != 1 or width > MAX_CHUNK_COLUMNS or filters[-1:] != (h5z.FILTER_FLETCHER32,):
+            raise self._wrong(spec.key, f"has chunks of {rows} x {width} through filters {filters}")
+        if ZSTD_FILTER in filters:
+            load_zstd(self._path)
+
     def _transfer_in(
-        self, key: str, dataset: h5d.DatasetID, block: Iterable[slice], out: Array
+        self, key: str, dataset: h5d.DatasetID, block: tuple[slice, ...], out: Array, at: int
     ) -> None:
-        space = _select(dataset, tuple(block))
         view = out.view(f"<u{out.dtype.itemsize}")
+        space, memory = _select(dataset, block), _memory(out, block, at)
         try:
-            dataset.read(h5s.create_simple(out.shape), space, view, dataset.get_type())
+            dataset.read(memory, space, view, dataset.get_type())
         except (OSError, RuntimeError) as error:
             raise self._damaged(key, "a chunk fails its checksum or cannot be read", "T012") from (
                 error
@@ -203,7 +232,7 @@ class Hdf5Store:
 
     def _check_present(self, key: str, rows: slice, columns: slice) -> None:
         """HDF5 returns zeros for a chunk that is not there; look before reading."""
-        width = self.chunk_columns(key)
+        width = int(self._dataset(key, lane=True).get_create_plist().get_chunk()[1])
         wanted_columns = np.arange(columns.start // width, (columns.stop - 1) // width + 1)
         wanted = np.arange(rows.start, rows.stop)[:, None] * 2**24 + wanted_columns
         if key not in self._present:
@@ -256,4 +285,12 @@ def _select(dataset: h5d.DatasetID, block: tuple[slice, ...]) -> h5s.SpaceID:
     space = dataset.get_space()
     start = tuple(part.start for part in block)
     space.select_hyperslab(start, tuple(part.stop - part.start for part in block))
+    return space
+
+
+def _memory(values: Array, block: tuple[slice, ...], at: int) -> h5s.SpaceID:
+    """The part of an array in memory that takes or gives a block, from column ``at`` on."""
+    space = h5s.create_simple(values.shape)
+    if values.ndim > 1:
+        space.select_hyperslab((0, at), (len(values), block[1].stop - block[1].start))
     return space
