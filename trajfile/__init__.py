@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from trajfile.version import __version__
 
 if TYPE_CHECKING:
     from trajfile.analyze import analyze as analyze

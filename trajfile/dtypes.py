@@ -6,6 +6,8 @@ low-precision ones. Importing ml_dtypes is put off until one of those is met.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +78,7 @@ def bits_dtype(name: str) -> np.dtype[np.generic]:
     return _BITS[ITEM_SIZES[name]]
 
 
+@lru_cache(maxsize=256)  # NumPy composes a name anew each time, and a step has many tensors
 def dtype_name(dtype: np.dtype[np.generic]) -> str | None:
     """The table's name of a NumPy dtype in either byte order, or None if it has none."""
     name = dtype.name

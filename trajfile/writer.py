@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from trajfile import __version__
 from trajfile.background import Committer
 from trajfile.containers import Compression, Durability, check_options, create, open_container
 from trajfile.containers.base import Container
@@ -20,6 +19,7 @@ from trajfile.intake import Given
 from trajfile.provenance import check_groups, check_statement
 from trajfile.recording import Recording
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, OPTIMIZER_PREFIX, PARAMS, UPDATES, Manifest
+from trajfile.version import __version__
 
 Mode = Literal["x", "w", "a"]
 
