@@ -29,6 +29,7 @@ class PathCurvature:
         strides: Steps it spans, int64, shape (n,).
         secant: <y, s>/||s||^2, float64, shape (n,); NaN where nothing moved or is not finite.
         ritz: Top Ritz value on the window that ends with it; NaN for an empty window.
+        rank: Number of directions that value rests on, int64, shape (n,).
         asymmetry: Asymmetry of that window; see `trajfile.metrics.ritz.Ritz`.
         full: Whether the window holds as many pairs as the fullest one, bool, shape (n,).
     """
@@ -37,6 +38,7 @@ class PathCurvature:
     strides: Steps
     secant: Float
     ritz: Float
+    rank: NDArray[np.int64]
     asymmetry: Float
     full: NDArray[np.bool_]
 
@@ -77,7 +79,9 @@ def path_curvature(measured: Measurements, window: int, tolerance: float) -> Pat
     ritz = ritz_values(*_windows(measured, member), tolerance)
     count = member.sum(axis=1)
     full = (count > 0) & (count == count.max(initial=0))
-    return PathCurvature(steps[:pairs], strides, secant, ritz.value, ritz.asymmetry, full)
+    return PathCurvature(
+        steps[:pairs], strides, secant, ritz.value, ritz.rank, ritz.asymmetry, full
+    )
 
 
 def _members(sound: NDArray[np.bool_], strides: Steps, width: int) -> NDArray[np.bool_]:

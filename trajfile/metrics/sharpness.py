@@ -143,6 +143,7 @@ class Sharpness(Metric):
         shown: dict[str, Series] = {
             "secant": series(path.steps, path.secant),
             "ritz": series(path.steps, path.ritz),
+            "ritz_rank": series(path.steps, path.rank.astype(np.float64)),
             "asymmetry": series(path.steps, path.asymmetry),
             "threshold": series(everywhere, threshold.values),
         }

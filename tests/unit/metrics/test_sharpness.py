@@ -69,6 +69,7 @@ def test_secant_and_ritz_agree_with_whole_vectors_where_one_hessian_is_shared():
         bound = plain_ritz(s[lo : i + 1], y[lo : i + 1])
         assert got.series["ritz"].value[i] == pytest.approx(bound, rel=1e-9)
         assert got.series["asymmetry"].value[i] < 1e-9
+        assert got.series["ritz_rank"].value[i] == min(i + 1, 6)
     assert got.summary["max"] <= np.linalg.eigvalsh(hessian)[-1]
 
 
@@ -80,6 +81,7 @@ def test_a_burst_at_the_edge_does_not_overshoot_where_the_plain_recipe_does(burs
     over = [max(exact[max(i - 5, 0) : i + 2]) for i in range(len(s))]
     plain = [plain_ritz(s[i - 5 : i + 1], y[i - 5 : i + 1]) / over[i] for i in range(5, len(s))]
     assert max(plain) > 1.5
+    assert min(got.series["ritz_rank"].value[5:]) < 6
     assert max(np.array(got.series["ritz"].value) / over) < 1.05
 
 
