@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from .cadence import cadence
 from .figures import drawn_series, phrases
 from .following import following
+from .grid import grid
 from .info import described, provenance
 from .spark import sparkline
 from .standouts import standouts
@@ -161,11 +161,8 @@ def _said(finding: Finding, same: int) -> str:
 
 
 def _hanging(terminal: Terminal, lead: str, style: str, body: str) -> list[str]:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row(terminal.text(lead, style), terminal.text(body))
-    return terminal.lines(grid)
+    row = (terminal.text(lead, style), terminal.text(body))
+    return terminal.lines(*grid(terminal, [row]))
 
 
 def _metrics(terminal: Terminal, report: Report) -> list[str]:

@@ -21,7 +21,7 @@ def cadence(steps: NDArray[np.int64]) -> str:
         ``every step``, ``every 10``, ``every 10, gaps``, ``bursts of 5, every 100``,
         ``every 1–400, median 10``; ``once`` for one step and an empty string for none.
     """
-    unique = np.unique(steps)
+    unique = distinct(steps)
     if len(unique) < 2:
         return "once" if len(unique) else ""
     gaps = np.diff(unique)
@@ -34,6 +34,11 @@ def cadence(steps: NDArray[np.int64]) -> str:
     if (gaps == middle).mean() > 0.9:
         return f"mostly {_every(middle)}"
     return f"every {count(shortest)}–{count(longest)}, median {count(middle)}"
+
+
+def distinct(steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Non-decreasing steps, each once; np.unique would import half of NumPy for it."""
+    return steps[np.diff(steps, prepend=-1) > 0]
 
 
 def _every(gap: int) -> str:

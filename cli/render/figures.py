@@ -98,7 +98,7 @@ VIEWS: dict[str, View] = {
             Figure("spread", "period_cv", "percent"),
             Figure("law residual", "law_residual_median"),
         ),
-        (("cosine_distance", "1 − cos"), ("rho_squared", "ρ²")),
+        (("cosine_distance", "1 − cos"),),
     ),
     "gradient_noise": View(
         (

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import RenderableType
-from rich.table import Table
+from numpy.typing import NDArray
 from rich.text import Text
 
-from .cadence import cadence
+from .cadence import cadence, distinct
+from .grid import grid
 from .terminal import Terminal
 from .text import count, counted, listed, number, shorten, size, steps_between
 
@@ -25,9 +25,7 @@ _LISTED = 20
 _LONGEST_VALUE = 300
 
 
-def screen(
-    terminal: Terminal, trajectory: Trajectory, *, everything: bool
-) -> Iterator[RenderableType]:
+def screen(terminal: Terminal, trajectory: Trajectory, *, everything: bool) -> Iterator[Text]:
     """What a run holds.
 
     Args:
@@ -36,12 +34,12 @@ def screen(
         everything: List every tensor, scalar and metadata entry, however many.
 
     Yields:
-        Blocks to show one after another.
+        Lines to show one below the other.
     """
     most = None if everything else _LISTED
     manifest = trajectory.manifest
     yield terminal.line((trajectory.path, "title"))
-    yield _facts(terminal, _about(trajectory))
+    yield from _facts(terminal, _about(trajectory))
     yield from _section(terminal, "Streams", _streams(terminal, trajectory))
     yield from _section(terminal, "Scalars", _scalars(terminal, trajectory, most))
     seen: list[StreamSpec] = []
@@ -92,10 +90,11 @@ def provenance(gradient: Mapping[str, Any]) -> str:
     """Where gradients come from: ``raw mini-batch gradients, batch size 32, dataset size 1797``."""
     words = [str(gradient[key]).replace("_", "-") for key in ("stage", "source") if key in gradient]
     rest = described({k: v for k, v in gradient.items() if k not in {"stage", "source"}})
+    rest = rest.replace(" · ", ", ")
     return ", ".join(filter(None, [" ".join([*words, "gradients"]) if words else "", rest]))
 
 
-def _when(commits: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+def _when(commits: NDArray[np.int64]) -> str:
     if not len(commits):
         return ""
     try:
@@ -117,115 +116,90 @@ def _value(value: Any) -> str:
     return number(value, 6)
 
 
-def _section(
-    terminal: Terminal, title: str, body: RenderableType | None
-) -> Iterator[RenderableType]:
-    if body is not None:
+def _section(terminal: Terminal, title: str, body: Iterable[Text]) -> Iterator[Text]:
+    lines = list(body)
+    if lines:
         yield Text()
         yield terminal.line((title, "accent"))
-        yield body
+        yield from lines
 
 
-def _facts(terminal: Terminal, facts: Mapping[str, str], most: int | None = None) -> RenderableType:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in list(facts.items())[:most]:
-        grid.add_row(terminal.text(f"  {shorten(name, 30)}"), terminal.text(value))
+def _facts(terminal: Terminal, facts: Mapping[str, str], most: int | None = None) -> Iterator[Text]:
+    rows = [
+        [terminal.text(shorten(name, 30)), terminal.text(value)]
+        for name, value in list(facts.items())[:most]
+    ]
     if most is not None and len(facts) > most:
-        grid.add_row(terminal.text(f"  and {count(len(facts) - most)} more (--all)"), "")
-    return grid
+        rows.append([terminal.text(f"and {count(len(facts) - most)} more (--all)")])
+    return grid(terminal, rows, indent=2)
 
 
-def _columns(terminal: Terminal, titles: Sequence[str], right: Sequence[int]) -> Table:
-    """A table without rules: a header, columns two spaces apart, the first one indented."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for index, _ in enumerate(titles):
-        table.add_column(
-            justify="right" if index in right else "left",
-            no_wrap=index != len(titles) - 1,
-            overflow="ellipsis" if index == 0 else "fold",
-        )
-    table.add_row(*(terminal.text(f"  {t}" if not i else t, "aside") for i, t in enumerate(titles)))
-    return table
+def _table(
+    terminal: Terminal,
+    titles: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Collection[int],
+) -> Iterator[Text]:
+    """A heading and its rows; nothing if there are none."""
+    cells = [[terminal.text(cell) for cell in row] for row in rows]
+    if not cells:
+        return iter(())
+    heading = [terminal.text(title, "aside") for title in titles]
+    return grid(terminal, [heading, *cells], right=right, indent=2)
 
 
-def _streams(terminal: Terminal, trajectory: Trajectory) -> RenderableType | None:
-    table = _columns(terminal, ("", "rows", "steps", "cadence", "one row"), right=(1,))
+def _streams(terminal: Terminal, trajectory: Trajectory) -> Iterator[Text]:
+    rows = []
     for stream in trajectory.manifest.streams:
         steps = trajectory.steps(stream.name)
-        first, last = (int(steps[0]), int(steps[-1])) if len(steps) else (None, None)
-        samples = len(steps) / max(len(np.unique(steps)), 1)
+        samples = len(steps) / max(len(distinct(steps)), 1)
         often = cadence(steps) + (f", {number(samples)} samples each" if stream.sampled else "")
         lanes = ", ".join(f"{count(columns)} {dtype}" for dtype, columns in stream.lanes.items())
-        table.add_row(
-            *(
-                terminal.text(cell)
-                for cell in (
-                    f"  {stream.name}",
-                    count(len(steps)),
-                    steps_between(first, last),
-                    often,
-                    f"{lanes or 'empty'}, {size(stream.row_bytes)}",
-                )
-            )
-        )
-    return table if table.row_count > 1 else None
+        one_row = f"{lanes or 'empty'}, {size(stream.row_bytes)}"
+        rows.append((stream.name, count(len(steps)), _between(steps), often, one_row))
+    return _table(terminal, ("", "rows", "steps", "cadence", "one row"), rows, right=(1,))
 
 
-def _scalars(terminal: Terminal, trajectory: Trajectory, most: int | None) -> RenderableType | None:
-    table = _columns(
-        terminal, ("", "values", "steps", "cadence", "first → last", "range"), right=(1,)
-    )
+def _scalars(terminal: Terminal, trajectory: Trajectory, most: int | None) -> Iterator[Text]:
+    rows: list[Sequence[str]] = []
     names = list(trajectory.manifest.scalars)
     for name in names[:most]:
         steps, values = trajectory.scalars[name]
         finite = values[np.isfinite(values)]
         ends = f"{number(float(values[0]))} → {number(float(values[-1]))}" if len(values) else ""
-        extent = (
-            f"{number(float(finite.min()))} … {number(float(finite.max()))}"
-            if (len(finite))
-            else ""
-        )
+        extent = ""
+        if len(finite):
+            extent = f"{number(float(finite.min()))} … {number(float(finite.max()))}"
         if lost := len(values) - len(finite):
             extent += f" ({counted(lost, 'value')} not finite)"
-        first, last = (int(steps[0]), int(steps[-1])) if len(steps) else (None, None)
-        cells = (
-            f"  {shorten(name, 30)}",
-            count(len(values)),
-            steps_between(first, last),
-            cadence(steps),
-            ends,
-            extent,
-        )
-        table.add_row(*(terminal.text(cell) for cell in cells))
+        often = cadence(steps)
+        rows.append((shorten(name, 30), count(len(values)), _between(steps), often, ends, extent))
     if most is not None and len(names) > most:
-        table.add_row(terminal.text(f"  and {count(len(names) - most)} more (--all)"))
-    return table if names else None
+        rows.append((f"and {count(len(names) - most)} more (--all)",))
+    titles = ("", "values", "steps", "cadence", "first → last", "range")
+    return _table(terminal, titles, rows, right=(1,))
 
 
-def _tensors(terminal: Terminal, stream: StreamSpec, most: int | None) -> RenderableType | None:
-    table = _columns(terminal, ("", "shape", "dtype", "elements", "size"), right=(3, 4))
-    for tensor in stream.tensors[:most]:
-        cells = (
-            f"  {shorten(tensor.name, max(terminal.width - 50, 20))}",
+def _tensors(terminal: Terminal, stream: StreamSpec, most: int | None) -> Iterator[Text]:
+    rows = [
+        (
+            shorten(tensor.name, max(terminal.width - 46, 20)),
             _shape(tensor),
             tensor.dtype + (f" from row {count(tensor.first_row)}" if tensor.first_row else ""),
             count(tensor.size),
             size(_bytes(tensor)),
         )
-        table.add_row(*(terminal.text(cell) for cell in cells))
+        for tensor in stream.tensors[:most]
+    ]
     if most is not None and len(stream.tensors) > most:
         rest = stream.tensors[most:]
-        cells = (
-            f"  and {count(len(rest))} more (--all)",
-            "",
-            "",
-            count(sum(tensor.size for tensor in rest)),
-            size(sum(map(_bytes, rest))),
-        )
-        table.add_row(*(terminal.text(cell) for cell in cells))
-    return table if stream.tensors else None
+        elements, stored = sum(tensor.size for tensor in rest), sum(map(_bytes, rest))
+        rows.append((f"and {count(len(rest))} more (--all)", "", "", count(elements), size(stored)))
+    return _table(terminal, ("", "shape", "dtype", "elements", "size"), rows, right=(3, 4))
+
+
+def _between(steps: NDArray[np.int64]) -> str:
+    return steps_between(int(steps[0]), int(steps[-1])) if len(steps) else "none"
 
 
 def _shape(tensor: TensorSpec) -> str:

@@ -9,11 +9,9 @@ from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from .grid import grid
 from .published import PUBLISHED
 from .terminal import Terminal
 from .text import clean, listed
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n      .*)*)", re.MULTILINE)
 
 
-def listing(terminal: Terminal, metrics: Mapping[str, type[Metric]]) -> Iterator[RenderableType]:
+def listing(terminal: Terminal, metrics: Mapping[str, type[Metric]]) -> Iterator[Text]:
     """One line a metric.
 
     Args:
@@ -33,19 +31,20 @@ def listing(terminal: Terminal, metrics: Mapping[str, type[Metric]]) -> Iterator
         metrics: The metrics by id.
 
     Yields:
-        Blocks to show one after another.
+        Lines to show one below the other.
     """
-    grid = _pairs()
-    for metric_id, metric in metrics.items():
-        grid.add_row(terminal.text(metric_id, "accent"), terminal.text(metric.title))
-    yield grid
+    yield from grid(
+        terminal,
+        [
+            (terminal.text(metric_id, "accent"), terminal.text(metric.title))
+            for metric_id, metric in metrics.items()
+        ],
+    )
     yield Text()
     yield terminal.line("trajfile metrics ID shows the definition, ingredients and options of one.")
 
 
-def page(
-    terminal: Terminal, metrics: Mapping[str, type[Metric]], metric_id: str
-) -> Iterator[RenderableType]:
+def page(terminal: Terminal, metrics: Mapping[str, type[Metric]], metric_id: str) -> Iterator[Text]:
     """One metric in full.
 
     Args:
@@ -54,7 +53,7 @@ def page(
         metric_id: Which one.
 
     Yields:
-        Blocks to show one after another.
+        Lines to show one below the other.
 
     Raises:
         UsageError: If there is no such metric; the nearest id is named.
@@ -70,33 +69,28 @@ def page(
     yield Text()
     yield terminal.line(_flowing(metric.definition))
     yield Text()
-    facts = _pairs()
-    facts.add_row(terminal.text("needs", "accent"), terminal.text(_flowing(metric.ingredients)))
+    facts = [("needs", metric.ingredients)]
     if published := PUBLISHED.get(metric_id):
-        facts.add_row(terminal.text("series", "accent"), terminal.text(listed(published.series)))
-        facts.add_row(terminal.text("summary", "accent"), terminal.text(listed(published.summary)))
-    facts.add_row(terminal.text("from", "accent"), terminal.text(_flowing(metric.reference)))
-    yield facts
+        facts += [("series", listed(published.series)), ("summary", listed(published.summary))]
+    facts.append(("from", metric.reference))
+    yield from grid(
+        terminal,
+        [(terminal.text(name, "accent"), terminal.text(_flowing(text))) for name, text in facts],
+    )
     if options := fields(metric):
         yield Text()
         yield terminal.line(
             ("options", "accent"), f"  set with --option {metric_id}.NAME=VALUE; defaults shown"
         )
         explained = _explained(metric)
-        grid = _pairs()
-        for option in options:
-            grid.add_row(
+        rows = [
+            (
                 terminal.text(f"{option.name} = {_default(option)}"),
                 terminal.text(explained.get(option.name, "")),
             )
-        yield Padding(grid, (0, 0, 0, 2))
-
-
-def _pairs() -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    return grid
+            for option in options
+        ]
+        yield from grid(terminal, rows, indent=2)
 
 
 def _default(option: Field[Any]) -> str:
@@ -109,9 +103,12 @@ def _default(option: Field[Any]) -> str:
 
 
 def _explained(metric: type[Metric]) -> dict[str, str]:
-    """What each option means, as the metric's own docstring explains it under Attributes."""
-    text = inspect.cleandoc(metric.__doc__ or "").partition("Attributes:\n")[2]
-    return {name: _flowing(body) for name, body in _ENTRY.findall(text)}
+    """What each option means, as the docstring of the class that defines it explains it."""
+    explained: dict[str, str] = {}
+    for owner in reversed(metric.__mro__):
+        text = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
+        explained |= {name: _flowing(body) for name, body in _ENTRY.findall(text)}
+    return explained
 
 
 def _flowing(text: str) -> str:

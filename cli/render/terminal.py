@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Literal, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.text import Text
 from rich.theme import Theme
 
@@ -96,6 +96,19 @@ class Terminal:
         except (UnicodeError, LookupError):
             self._unicode = False
 
+        self._console = Console(
+            file=self._stream,
+            width=self.width,
+            color_system="auto" if self._colour else None,
+            force_terminal=self._colour,
+            theme=_THEME,
+            markup=False,
+            highlight=False,
+            emoji=False,
+            legacy_windows=False,
+            soft_wrap=False,
+        )
+
     def text(self, value: object, style: str = "") -> Text:
         """A piece of a screen, made harmless by `clean` and fit for the output's encoding.
 
@@ -127,7 +140,13 @@ class Terminal:
                 joined.append_text(self.text(*part))
         return joined
 
-    def lines(self, *blocks: RenderableType, fit: Fit = "wrap") -> list[str]:
+    def wrapped(self, text: Text, width: int) -> list[Text]:
+        """The text broken between words into lines of at most `width` columns."""
+        if text.cell_len <= width:
+            return [text]
+        return [line for line in text.wrap(self._console, width, overflow="fold") if line]
+
+    def lines(self, *blocks: Text, fit: Fit = "wrap") -> list[str]:
         """Lay out blocks into finished lines of text, with colours if the terminal has them.
 
         Args:
@@ -138,21 +157,9 @@ class Terminal:
         Returns:
             The lines, without line ends.
         """
-        console = Console(
-            file=self._stream,
-            width=self.width,
-            color_system="auto" if self._colour else None,
-            force_terminal=self._colour,
-            theme=_THEME,
-            markup=False,
-            highlight=False,
-            emoji=False,
-            legacy_windows=False,
-            soft_wrap=False,
-        )
-        with console.capture() as capture:
+        with self._console.capture() as capture:
             for block in blocks:
-                console.print(
+                self._console.print(
                     block,
                     no_wrap=fit != "wrap",
                     overflow=_OVERFLOW[fit],
@@ -168,7 +175,7 @@ class Terminal:
             text = text.translate(_ASCII)  # the ellipses of lines that were cut
         self._stream.write(text.encode(self._encoding, "replace").decode(self._encoding))
 
-    def show(self, *blocks: RenderableType, fit: Fit = "wrap") -> None:
+    def show(self, *blocks: Text, fit: Fit = "wrap") -> None:
         """Lay out and write."""
         self.write(self.lines(*blocks, fit=fit))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import RenderableType
+from rich.text import Text
 
 from .terminal import Terminal
 from .text import counted
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def screen(
     terminal: Terminal, path: str, findings: Sequence[Finding], *, deep: bool
-) -> Iterator[RenderableType]:
+) -> Iterator[Text]:
     """One line a finding, most severe first, then the outcome in one line.
 
     Args:
@@ -27,7 +27,7 @@ def screen(
         deep: Whether every committed byte was read.
 
     Yields:
-        Lines to show one after another.
+        Lines to show one below the other.
     """
     from trajfile.report import SEVERITIES
 
@@ -43,9 +43,11 @@ def screen(
                 )
     counts = Counter(finding.severity for finding in findings)
     found = ", ".join(counted(counts[severity], noun) for severity, noun in _NOUNS.items())
-    depth = "every checksum verified" if deep else "data not read; --deep verifies every checksum"
-    outcome = ("not valid", "error") if counts["error"] else ("valid", "good")
-    yield terminal.line((path, "title"), ": ", outcome, f", {found} ({depth})")
+    if counts["error"]:
+        yield terminal.line((path, "title"), ": ", ("not valid", "error"), f", {found}")
+    else:
+        depth = "every checksum verified" if deep else "data not read; --deep reads and verifies it"
+        yield terminal.line((path, "title"), ": ", ("valid", "good"), f", {found} ({depth})")
 
 
 _NOUNS: dict[Severity, str] = {"error": "error", "warn": "warning", "info": "remark"}

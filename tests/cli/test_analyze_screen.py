@@ -47,7 +47,7 @@ def test_nothing_that_matters_is_missing(monkeypatch):
     assert re.search(r"^warn   Training jumps 6 times", text, re.MULTILINE)
     assert re.search(r"^periodicity +periodic yes · 6 jumps · period 3000", text, re.MULTILINE)
     assert re.search(r"^sharpness +failed LinAlgError", text, re.MULTILINE)
-    assert "gradient_noise (gradient_samples were not recorded)" in text
+    assert "gradient_noise (gradient_samples were not recorded)" in text.replace("\n", " ")
     assert re.search(r"^ +fc1.weight +relative update 0.31, \d+× the median$", text, re.MULTILINE)
     assert re.search(r"^ +head.weight +never moved$", text, re.MULTILINE)
 
@@ -80,11 +80,10 @@ def test_absent_values_are_left_out_rather_than_invented(monkeypatch):
 
 def test_every_figure_and_drawn_series_has_a_published_name_of_its_metric():
     assert list(VIEWS) == list(PUBLISHED)
-    extra = {("periodicity", "rho_squared")}
     for metric_id, view in VIEWS.items():
         names = {*PUBLISHED[metric_id].series, *PUBLISHED[metric_id].summary}
         used = {f.source for f in view.figures} | {series for series, _ in view.drawn}
-        assert {(metric_id, name) for name in used - names} <= extra
+        assert used <= names, metric_id
 
 
 def test_next_command_exists_and_survives_a_shell(monkeypatch):
