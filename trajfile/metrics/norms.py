@@ -150,9 +150,9 @@ class Norms(Metric):
             Finding(
                 "norms.exploding_update",
                 "warn",
-                f"{_times(len(index))} a single step moved the parameters by at least "
-                f"{self.exploding_update:g} of their norm, first at step "
-                f"{steps[index[0]]}, most at step {steps[worst]} (by {relative[worst]:.2g}).",
+                f"In {_count(len(index), 'single step')} the parameters moved by at least "
+                f"{self.exploding_update:.0%} of their norm, first at step {steps[index[0]]}, "
+                f"most at step {steps[worst]} ({relative[worst]:.0%}).",
                 {
                     "first_step": int(steps[index[0]]),
                     "worst_step": int(steps[worst]),
@@ -179,8 +179,8 @@ class Norms(Metric):
             Finding(
                 "norms.gradient_spike",
                 "warn",
-                f"{_times(count)} the gradient norm rose to at least {self.gradient_spike:g} "
-                f"times that of the {self.spike_window} rows before, first at step "
+                f"{_count(count, 'gradient spike')} of at least {self.gradient_spike:g} times "
+                f"the median norm of the {self.spike_window} rows before, first at step "
                 f"{steps[spikes[0]]}, most at step {steps[worst]} ({factor[worst]:.2g} times).",
                 {
                     "first_step": int(steps[spikes[0]]),
@@ -264,5 +264,5 @@ def _sentence(bad: Sequence[NonFinite], summary: dict[str, Any]) -> str | None:
     )
 
 
-def _times(count: int) -> str:
-    return "Once" if count == 1 else f"{count} times"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -140,7 +140,7 @@ class Periodicity(InvarianceRule, Metric):
             reference=self.reference,
             notes=self._notes(header, invariant, steps, jumps, norm_law),
             sentence=_sentence(summary, bool(invariant.tensors)),
-            salience=0.9 if periodic and invariant.tensors else 0.3 if len(jumps.start) else 0.0,
+            salience=(0.9 if invariant.tensors else 0.6) if periodic else 0.3,
             options=self.options,
         )
 
@@ -189,9 +189,9 @@ class Periodicity(InvarianceRule, Metric):
         }
 
     def _findings(self, summary: dict[str, Any], why: str, invariant: bool) -> list[Finding]:
-        """The jumps, if any, and a law that does not hold."""
+        """The jumps, if they may be what the metric is about, and a law that does not hold."""
         found = []
-        if summary["jumps"]:
+        if summary["jumps"] and (invariant or summary["periodic"]):
             at = summary["jump_steps"]
             shown = ", ".join(str(step) for step in at[:6]) + (" and later" if at[6:] else "")
             verdict = {True: "periodic", False: "not periodic", None: "perhaps periodic"}
@@ -271,17 +271,16 @@ def _moves(square: Float, across: Float, moved: Float) -> tuple[Float, Float]:
 
 
 def _sentence(summary: dict[str, Any], invariant: bool) -> str | None:
-    """What happened, if there was a jump."""
-    if not summary["jumps"]:
+    """What happened, if there were jumps that may be what the metric is about."""
+    if not summary["jumps"] or not (invariant or summary["periodic"]):
         return None
-    at = summary["jump_steps"]
-    whose = "the scale-invariant weights" if invariant else "the weights (none scale-invariant)"
+    at, count = summary["jump_steps"], _count(summary["jumps"])
     if summary["periodic"] is False:
-        return f"From step {at[0]} on, {whose} keep turning by large angles."
-    if not (summary["periodic"] and invariant):
+        return f"From step {at[0]} on, the scale-invariant weights keep turning by large angles."
+    if summary["periodic"] is None:
         return (
-            f"{_count(summary['jumps'])} of {whose}, first at step {at[0]}; whether that is the "
-            "periodic behaviour of normalisation and weight decay is undetermined."
+            f"{count} of the scale-invariant weights, first at step {at[0]}; whether they are "
+            "periodic is undetermined."
         )
     climb = ""
     low, high = summary["period_elr_min"], summary["period_elr_max"]
@@ -290,10 +289,10 @@ def _sentence(summary: dict[str, Any], invariant: bool) -> str | None:
             f"; in between the norm decays and the effective learning rate climbs from "
             f"{np.median(low):.2g} to {np.median(high):.2g}"
         )
+    lead = "Training destabilises periodically" if invariant else "All weights together jump"
     return (
-        f"Training destabilises periodically: {summary['jumps']} jumps, steps {at[0]} to {at[-1]}, "
-        f"every {summary['period_mean']:.0f} steps on average (spread "
-        f"{summary['period_cv']:.0%}){climb}."
+        f"{lead}: {count}, steps {at[0]} to {at[-1]}, every {summary['period_mean']:.0f} steps on "
+        f"average (spread {summary['period_cv']:.0%}){climb}."
     )
 
 

@@ -168,6 +168,16 @@ def test_jumps_without_decline_in_between_are_undetermined():
     assert got.summary["periodic"] is None
 
 
+def test_jumps_of_tensors_not_known_to_be_scale_invariant_are_told_with_restraint():
+    two = run(toys.dense(turned([30, 60]), rates=0.1))
+    assert (two.summary["jumps"], two.findings, two.sentence) == (2, [], None)
+    three = run(toys.dense(turned([30, 60, 90]), rates=0.1))
+    assert three.summary["periodic"] is True
+    assert three.salience < 0.9
+    assert [f.severity for f in three.findings] == ["info"]
+    assert "All weights together" in three.sentence
+
+
 def test_jumps_close_together_are_one():
     thetas = turned([30, 33, 38, 60])
     assert run(toys.dense(thetas, groups=INVARIANT)).summary["jump_steps"] == [30, 60]
