@@ -235,7 +235,8 @@ class Sharpness(Metric):
             notes.append(f"The run holds no scalar {self.recorded!r} with a finite value.")
         noise = _noise(header)
         if len(path.steps) and noise is not None:
-            notes.append(noise)
+            spread = robust.median(path.asymmetry)
+            notes.append(f"{noise} Median ‖M − Mᵀ‖/‖M‖ is {spread:.2g}; 0 is free of noise.")
         if len(path.steps) and header.gradient.get("stage") == "clipped":
             notes.append("The gradients were clipped: where the clip acted, secants are wrong.")
         without = set(header.tensors.get(PARAMS, ())) - set(header.tensors.get(GRADIENTS, ()))
@@ -281,7 +282,7 @@ class Sharpness(Metric):
         if _noise(header) is not None:
             return (
                 f"The curvature along the path looks like {top:.4g} at most, but gradient noise "
-                "pulls this estimate towards 1/η: it says nothing about the edge of stability.",
+                "biases this estimate: it says nothing about the edge of stability.",
                 0.15,
             )
         beside = "" if ratio is None else f", typically {ratio:.2f} of the threshold at the end"
@@ -300,7 +301,7 @@ def _noise(header: Header) -> str | None:
     what = "are of mini-batches" if source == "mini_batch" else "are not said to be full-batch"
     return (
         f"The gradients {what}: two steps then see different losses, and their noise, which also "
-        "moved the params, pulls secants towards 1/η; no verdict on the edge is drawn from them."
+        "moved the params, pulls secants over s steps towards 1/(ηs); they carry no verdict."
     )
 
 

@@ -120,6 +120,27 @@ def test_mini_batch_gradients_give_no_verdict(burst):
     assert "noise" in got.sentence
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_noise_alone_looks_like_curvature_of_one_over_eta_and_stride(stride):
+    """A loss without any curvature under noisy gradients: the reason for the caution."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((80, 5000))
+    theta = np.concatenate([np.zeros((1, 5000)), -0.1 * np.cumsum(noise[:-1], axis=0)])
+    at = np.arange(0, 80, stride)
+    dense = Dense(
+        steps={"params": at, "gradients": at},
+        arrays={"params": {"x": theta[at]}, "gradients": {"x": noise[at]}},
+        scalars={"learning_rate": ([0], [0.1])},
+        optimizer={"name": "SGD", "momentum": 0.0},
+        gradient={"source": "mini_batch"},
+    )
+    got = result(dense)
+    secants = np.array(got.series["secant"].value[:-1], np.float64)
+    assert np.median(secants) == pytest.approx(1 / (0.1 * stride), rel=0.05)
+    assert got.summary["at_edge"] is None
+    assert any("0 is free of noise" in note for note in got.notes)
+
+
 def test_a_recorded_sharpness_is_trusted_over_the_ritz_value(burst):
     dense, exact = burst
     scalars = {**dense.scalars, "sharpness": (np.arange(len(exact)), exact)}
