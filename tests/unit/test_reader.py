@@ -359,12 +359,14 @@ def test_importing_the_package_loads_no_container_and_no_torch():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("first", ["trajfile.validate", "trajfile.reader"])
+@pytest.mark.parametrize("first", ["trajfile.validate", "trajfile.analyze", "trajfile.reader"])
 def test_the_public_names_are_functions_whatever_is_imported_first(first):
     code = (
-        f"import {first}, trajfile;"
+        f"import sys, {first}, trajfile;"
         "from trajfile.validate import validate;"
-        "assert trajfile.validate is validate and callable(trajfile.open);"
+        "from trajfile.analyze import analyze, plan;"
+        "assert trajfile.validate is validate and trajfile.analyze is analyze;"
+        "assert callable(trajfile.open) and 'torch' not in sys.modules;"
         "assert 'validate' in dir(trajfile) and not hasattr(trajfile, 'nothing')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import ml_dtypes
@@ -291,6 +292,19 @@ def test_a_file_written_in_pieces_says_the_same_as_one_written_at_once(tmp_path)
         assert digest(a.container) == digest(b.container)
 
 
+def test_a_run_that_is_open_for_reading_is_not_called_damaged(path):
+    with trajfile.Writer(path) as writer:
+        writer.append(0, params=theta(0))
+    with trajfile.open(path):
+        if path.suffix == ".zarr":
+            trajfile.Writer(path, "a").close()
+        else:  # HDF5 cannot do both in one process
+            with pytest.raises(trajfile.UsageError, match="close that trajectory"):
+                trajfile.Writer(path, "a")
+    with trajfile.Writer(path, "a") as writer:
+        writer.append(1, params=theta(1))
+
+
 def test_a_writer_that_was_closed_says_so(h5):
     writer = trajfile.Writer(h5)
     writer.append(0, params=theta(0))
@@ -312,6 +326,11 @@ def test_an_error_in_the_body_keeps_what_was_appended(path):
         train()
     with trajfile.open(path) as run:
         assert len(run["params"]["w"]) == 5
+
+
+def test_the_example_of_the_docstring_runs():
+    assert doctest.testmod(trajfile.writer).attempted > 0
+    assert doctest.testmod(trajfile.writer).failed == 0
 
 
 def test_ml_dtypes_needs_no_torch(h5):

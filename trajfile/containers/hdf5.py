@@ -25,7 +25,7 @@ from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, new_identity
 from trajfile.containers.journal import Journal
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
-from trajfile.errors import ResourceError
+from trajfile.errors import ResourceError, UsageError
 from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
@@ -143,5 +143,9 @@ def _open_for_writing(path: Path) -> h5py.File:
             raise ResourceError(
                 f"{path} cannot be opened for writing ({error.strerror}): check its permissions "
                 "and whether another program holds it"
+            ) from error
+        if "already open" in str(error):  # HDF5 keeps one mode a file within a process
+            raise UsageError(
+                f"{path} is open for reading in this program: close that trajectory, then append"
             ) from error
         cut_short(path, str(error), error)
