@@ -194,7 +194,9 @@ class Sharpness(Metric):
             comparable = not threshold.preconditioned
             return _Estimate("ritz_lower_bound", path.steps, path.ritz, judged, comparable)
         at, known = header.scalars[name]
-        comparable = (name in RECORDED_PRECONDITIONED) == threshold.preconditioned
+        # A scalar of another name was named by the user, who knows what it holds.
+        unlike = RECORDED if threshold.preconditioned else RECORDED_PRECONDITIONED
+        comparable = name not in unlike
         return _Estimate("recorded", at, known, np.isfinite(known), comparable)
 
     def _findings(self, summary: dict[str, Any], edge: Edge) -> list[Finding]:
@@ -234,18 +236,19 @@ class Sharpness(Metric):
         if self.recorded is not None and estimate.kind != "recorded":
             notes.append(f"The run holds no scalar {self.recorded!r} with a finite value.")
         noise = _noise(header)
-        if len(path.steps) and noise is not None:
+        seen = bool(np.isfinite(path.secant).any())
+        if seen and noise is not None:
             spread = robust.median(path.asymmetry)
             notes.append(f"{noise} Median ‖M − Mᵀ‖/‖M‖ is {spread:.2g}; 0 is free of noise.")
-        if len(path.steps) and header.gradient.get("stage") == "clipped":
+        if seen and header.gradient.get("stage") == "clipped":
             notes.append("The gradients were clipped: where the clip acted, secants are wrong.")
         without = set(header.tensors.get(PARAMS, ())) - set(header.tensors.get(GRADIENTS, ()))
-        if len(path.steps) and without:
+        if seen and without:
             notes.append(
                 f"{len(without)} tensors have params but no gradients: where they move they add to "
                 "‖Δθ‖², and the curvature is understated."
             )
-        if len(path.strides) and path.strides.max() > 1:
+        if seen and path.strides.max() > 1:
             notes.append(
                 f"Snapshots lie up to {path.strides.max()} steps apart: those secants average the "
                 "curvature along the chord between them."

@@ -250,6 +250,12 @@ def test_adam_is_judged_by_a_recorded_preconditioned_sharpness():
     got = result(dense)
     assert got.summary["at_edge"] is True
     assert got.summary["edge_ratio_median"] == pytest.approx(3700 / 3800)
+    raw = result(dense, recorded="sharpness")
+    assert raw.summary["last"] == 5.0
+    assert raw.summary["edge_ratio_median"] is None
+    dense.scalars["mine"] = dense.scalars["preconditioned_sharpness"]
+    assert result(dense, recorded="mine").summary["at_edge"] is True
+    assert isinstance(Sharpness(recorded="other").needs(dense.header), Skipped)
 
 
 def test_missing_streams_and_wrong_stage_are_skipped_with_a_remedy():
