@@ -17,6 +17,7 @@ SHARD_BYTES = 64 * 2**20
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
+_KNOWN_CODECS = {"sharding_indexed", "bytes", "gzip", "zstd", "crc32c"}
 _COMPRESSORS: dict[str | None, list[dict[str, Any]]] = {
     None: [],
     "gzip": [{"name": "gzip", "configuration": {"level": 4}}],
@@ -92,6 +93,10 @@ def zarr_type(dtype: str) -> str:
     return f"uint{8 * ITEM_SIZES[dtype]}" if dtype in EXTENDED else dtype
 
 
+class UnknownCodecError(ValueError):
+    """A codec that a safe reader does not run."""
+
+
 def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
     """Check an array's document against the layout.
 
@@ -103,16 +108,17 @@ def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
         How its shards are cut, if it is a lane.
 
     Raises:
-        ValueError: Saying what is wrong.
+        ValueError: Saying what is wrong; an `UnknownCodecError` if it is a codec.
     """
     if document.data_type != zarr_type(spec.dtype):
         raise ValueError(f"holds {document.data_type} instead of {spec.dtype}")
-    columns = None if len(document.shape) == 1 else document.shape[-1]
-    fits = (columns is None) == (spec.columns is None) and len(document.shape) <= 2
-    if not fits or (columns or 0) < (spec.columns or 0) or min(document.shape) < 0:
-        raise ValueError(f"has shape {document.shape}")
+    shape = document.shape
+    if len(shape) != (1 if spec.columns is None else 2) or min(shape) < 0:
+        raise ValueError(f"has shape {shape}")
+    if spec.columns is not None and shape[1] < spec.columns:
+        raise ValueError(f"has fewer than {spec.columns} columns")
     chunk = document.chunk_shape
-    if len(chunk) != len(document.shape) or min(chunk) < 1 or document.chunk_grid.name != "regular":
+    if len(chunk) != len(shape) or min(chunk) < 1 or document.chunk_grid.name != "regular":
         raise ValueError(f"has chunks {chunk} on a {document.chunk_grid.name!r} grid")
     separator = document.chunk_key_encoding.configuration.get("separator", "/")
     if document.chunk_key_encoding.name != "default" or separator != ".":
@@ -134,7 +140,7 @@ def _shard_layout(document: ArrayDocument, spec: ArraySpec) -> ShardLayout:
     names = [codec.name for codec in inner]
     compression = names[1] if len(names) == 3 else None
     if compression not in {None, "zstd", "gzip"}:
-        raise ValueError(f"passes through the unknown codec {compression!r}")
+        raise UnknownCodecError(f"passes through the codec {compression!r}")
     _check_codecs(inner, ["bytes", *([compression] if compression else []), "crc32c"])
     _check_codecs(msgspec.convert(settings["index_codecs"], list[_Named]), ["bytes", "crc32c"])
     if settings.get("index_location", "end") != "end":
@@ -154,6 +160,9 @@ def _shard_layout(document: ArrayDocument, spec: ArraySpec) -> ShardLayout:
 
 
 def _check_codecs(found: list[_Named], names: list[str]) -> None:
+    unknown = [codec.name for codec in found if codec.name not in _KNOWN_CODECS]
+    if unknown:
+        raise UnknownCodecError(f"passes through the codec {unknown[0]!r}")
     if [codec.name for codec in found] != names:
         raise ValueError(f"has codecs {[codec.name for codec in found]} instead of {names}")
     if any(

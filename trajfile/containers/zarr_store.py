@@ -21,13 +21,14 @@ from trajfile.containers.store import SCALAR_VALUE, ArraySpec
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.containers.zarr_metadata import (
     ArrayDocument,
+    UnknownCodecError,
     array_document,
     check_array,
     group_document,
 )
 from trajfile.containers.zarr_table import ZarrTable
 from trajfile.dtypes import bits_of
-from trajfile.errors import Damaged
+from trajfile.errors import Damaged, Unsafe
 from trajfile.schema import ABSENT_BITS
 
 DOCUMENT = "zarr.json"
@@ -82,6 +83,14 @@ class ZarrStore:
             document = self._document(spec.key)
             try:
                 lane = check_array(document, spec)
+            except UnknownCodecError as error:
+                raise Unsafe(
+                    f"{self.path}, /{spec.key}: the array {error}, which a safe reader does not "
+                    "run: read only trajectories from a conforming writer",
+                    path=self.path,
+                    location=f"/{spec.key}",
+                    rule="T015",
+                ) from error
             except (KeyError, TypeError, ValueError) as error:
                 raise self._damaged(spec.key, f"the array {error}", "T007") from error
             if lane is not None:
