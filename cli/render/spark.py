@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import median
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -18,8 +17,8 @@ _FLAT = 1e-9
 def sparkline(values: Sequence[float | None], width: int) -> tuple[str, bool]:
     """Draw a series.
 
-    Each cell stands for an equal share of the values and shows their median; or, where one of
-    them departs from it by more than all the medians differ, that one, so that a spike of a
+    Each cell stands for an equal share of the values and shows the middle one; or, where one of
+    them departs from it by more than all the middle ones differ, that one, so that a spike of a
     single step survives however long the series is.
 
     Args:
@@ -43,7 +42,7 @@ def sparkline(values: Sequence[float | None], width: int) -> tuple[str, bool]:
         ]
         for cell in range(length)
     ]
-    medians = [median(share) for share in shares if share]
+    medians = [_middle(share) for share in shares if share]
     spread = max(medians) - min(medians)
     cells = [_cell(share, spread) if share else None for share in shares]
     shown = [cell for cell in cells if cell is not None]
@@ -56,7 +55,11 @@ def sparkline(values: Sequence[float | None], width: int) -> tuple[str, bool]:
     ), log
 
 
+def _middle(share: list[float]) -> float:
+    return sorted(share)[len(share) // 2]
+
+
 def _cell(share: list[float], spread: float) -> float:
-    middle = median(share)
+    middle = _middle(share)
     extreme = max(share, key=lambda value: abs(value - middle))
     return extreme if abs(extreme - middle) > spread else middle
