@@ -1,4 +1,9 @@
-"""Products of two row sequences at many lags, as small matrix products along the band."""
+"""Products of two row sequences within a sub-block: at one lag, or at many at once.
+
+At a few consecutive lags each left row is multiplied with the window of right rows around it.
+At many, rows are taken in blocks, and small dense matrix products follow the band. Both leave
+products of rows that lie outside the band in their sums; these are dropped when a tile is done.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from trajfile.engine.device import Machine
+from trajfile.engine.device import Machine, Sum
+from trajfile.engine.schedule import Stretch
+from trajfile.engine.shape import WIDE_BAND
 
-#: Rows of one small matrix product, for narrow and for wide bands.
-_NARROW_BLOCK, _WIDE_BLOCK = 8, 16
-_WIDE_BAND = 24
+#: Rows of one small dense matrix product.
+_BLOCK = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,38 +35,72 @@ class Product:
     origin: tuple[int, int]
     columns: tuple[int, int]
 
-    def rows(
-        self, machine: Machine, lag: int, start: int, stop: int, a: int, b: int
-    ) -> torch.Tensor:
-        """<left_i, right_(i+lag)> for i in [start, stop) over columns [a, b), float64."""
+    def rows(self, machine: Machine, stretch: Stretch, a: int, b: int) -> Sum:
+        """<left_i, right_(i+lag)> for a stretch of i over columns [a, b), float64."""
         cut = slice(a - self.columns[0], b - self.columns[0])
-        left = self.left[start - self.origin[0] : stop - self.origin[0], cut]
-        right = self.right[start + lag - self.origin[1] : stop + lag - self.origin[1], cut]
-        return machine.row_dots(left, right)
+        left, right = stretch.start - self.origin[0], stretch.start + stretch.lag - self.origin[1]
+        count = stretch.stop - stretch.start
+        return machine.row_dots(
+            self.left[left : left + count, cut], self.right[right : right + count, cut]
+        )
 
 
-class BandProducts:
-    """A band of products in a tile, as small dense matrix products along it.
+class NarrowBand:
+    """A run of few consecutive lags, all at once.
 
     Args:
-        lags: (column of the sum, lag, first left row, one past the last) for each lag.
-        device: Where.
+        run: The lags.
+        machine: Where.
     """
 
-    def __init__(self, lags: list[tuple[int, int, int, int]], device: torch.device) -> None:
-        self.lags = lags
-        least, most = min(lag for _, lag, _, _ in lags), max(lag for _, lag, _, _ in lags)
-        first = min(start for _, _, start, _ in lags)
-        last = max(stop for _, _, _, stop in lags)
-        end = max(stop + lag for _, lag, _, stop in lags)
-        begin = min(start + lag for _, lag, start, _ in lags)
-        size = _WIDE_BLOCK if most - least >= _WIDE_BAND else _NARROW_BLOCK
+    def __init__(self, run: tuple[Stretch, ...], machine: Machine) -> None:
+        self.run, self.machine = run, machine
+        self.start = min(stretch.start for stretch in run)
+        self.stop = max(stretch.stop for stretch in run)
+        self.sums = machine.zeros((self.stop - self.start, len(run)))
+
+    def add(self, product: Product) -> None:
+        """Add the products of a sub-block."""
+        left = product.left[self.start - product.origin[0] : self.stop - product.origin[0]]
+        right, width = product.right, product.right.shape[1]
+        # The first and last windows reach beyond the sequence; the scratch memory around it has
+        # a margin for that.
+        first = self.start + self.run[0].lag - product.origin[1]
+        windows = right.as_strided(
+            (len(left), len(self.run), width),
+            (width, width, 1),
+            right.storage_offset() + first * width,
+        )
+        self.sums += self.machine.window_dots(left, windows)
+
+    def add_to(self, total: Sum) -> None:
+        """Add what was asked for, and nothing else, to a sum of shape (rows, lags)."""
+        for number, stretch in enumerate(self.run):
+            part = slice(stretch.start - self.start, stretch.stop - self.start)
+            total[stretch.start : stretch.stop, stretch.column] += self.sums[part, number]
+
+
+class WideBand:
+    """A run of many consecutive lags, by dense products of blocks of rows.
+
+    Args:
+        run: The lags.
+        machine: Where.
+    """
+
+    def __init__(self, run: tuple[Stretch, ...], machine: Machine) -> None:
+        self.run = run
+        first = min(stretch.start for stretch in run)
+        last = max(stretch.stop for stretch in run)
+        begin = min(stretch.start + stretch.lag for stretch in run)
+        end = max(stretch.stop + stretch.lag for stretch in run)
         self.blocks: list[tuple[int, int, int, int, torch.Tensor]] = []
-        for i in range(first, last, size):
-            stop = min(i + size, last)
-            j, after = max(begin, i + least), min(end, stop - 1 + most + 1)
+        for i in range(first, last, _BLOCK):
+            stop = min(i + _BLOCK, last)
+            j, after = max(begin, i + run[0].lag), min(end, stop + run[-1].lag)
             if j < after:
-                zeros = torch.zeros((stop - i, after - j), dtype=torch.float64, device=device)
+                shape = stop - i, after - j
+                zeros = torch.zeros(shape, dtype=torch.float64, device=machine.device)
                 self.blocks.append((i, stop, j, after, zeros))
 
     def add(self, product: Product) -> None:
@@ -73,13 +113,19 @@ class BandProducts:
             else:
                 sums += (left @ right.T).to(sums.dtype)
 
-    def add_to(self, total: torch.Tensor, first: tuple[int, int]) -> None:
-        """Add what lies within the band, and nothing else, to a sum of shape (rows, lags)."""
+    def add_to(self, total: Sum) -> None:
+        """Add what was asked for, and nothing else, to a sum of shape (rows, lags)."""
         for i, stop, j, after, sums in self.blocks:
-            for column, lag, start, end in self.lags:
-                a = max(i, start, j - lag, first[0], first[1] - lag)
-                b = min(stop, end, after - lag)
+            dense = sums if isinstance(total, torch.Tensor) else sums.numpy()
+            for stretch in self.run:
+                a = max(i, stretch.start, j - stretch.lag)
+                b = min(stop, stretch.stop, after - stretch.lag)
                 if a < b:
-                    diagonal = torch.diagonal(sums, offset=a + lag - j - (a - i))
-                    skipped = min(a - i, a + lag - j)
-                    total[a:b, column] += diagonal[skipped : skipped + b - a]
+                    diagonal = dense.diagonal(stretch.lag + i - j)
+                    skipped = min(a - i, a + stretch.lag - j)
+                    total[a:b, stretch.column] += diagonal[skipped : skipped + b - a]
+
+
+def new_band(run: tuple[Stretch, ...], machine: Machine) -> NarrowBand | WideBand:
+    """Sums for a run of consecutive lags, to which products are added."""
+    return NarrowBand(run, machine) if len(run) < WIDE_BAND else WideBand(run, machine)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from trajfile.errors import ResourceError
 #: Compute capabilities with float64 units at half the rate of float32, the data-centre cards.
 #: Others run float64 at 1/32 or 1/64 of it.
 _FULL_FLOAT64 = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (10, 3)})
+
+
+#: Sums: NumPy arrays on the processor, tensors on a device. Both are indexed and added to alike.
+Sum: TypeAlias = Any
 
 
 @dataclass(eq=False)
@@ -74,7 +79,11 @@ class Machine:
         """The context in which the device's work is issued."""
         return nullcontext()
 
-    def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def zeros(self, shape: tuple[int, ...]) -> Sum:
+        """A sum of nothing yet, float64."""
+        return np.zeros(shape)
+
+    def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> Sum:
         """Inner products of corresponding rows.
 
         Args:
@@ -85,7 +94,19 @@ class Machine:
             Shape (rows,), float64.
         """
         # NumPy's is one fused pass per row; PyTorch's writes the products out before summing.
-        return torch.from_numpy(np.vecdot(a.numpy(), b.numpy()))
+        return np.vecdot(a.numpy(), b.numpy())
+
+    def window_dots(self, a: torch.Tensor, windows: torch.Tensor) -> Sum:
+        """Inner products of each row with each row of its window.
+
+        Args:
+            a: Shape (rows, columns), of the machine's dtype.
+            windows: Shape (rows, lags, columns); windows may overlap in memory.
+
+        Returns:
+            Shape (rows, lags), float64.
+        """
+        return np.vecdot(a.numpy()[:, None, :], windows.numpy())
 
 
 class CudaMachine(Machine):
@@ -132,10 +153,17 @@ class CudaMachine(Machine):
         """Make the device current."""
         return torch.cuda.device(self.device)
 
-    def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def zeros(self, shape: tuple[int, ...]) -> Sum:
+        """A sum of nothing yet, float64, on the device."""
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+    def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> Sum:
         """As on the processor, without leaving the device."""
-        dots: torch.Tensor = torch.linalg.vecdot(a, b)
-        return dots.to(torch.float64)
+        return torch.linalg.vecdot(a, b).to(torch.float64)
+
+    def window_dots(self, a: torch.Tensor, windows: torch.Tensor) -> Sum:
+        """As on the processor, without leaving the device."""
+        return torch.bmm(a.unsqueeze(1), windows.transpose(1, 2)).squeeze(1).to(torch.float64)
 
 
 def machine_for(device: str) -> Machine:

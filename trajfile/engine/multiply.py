@@ -11,33 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Event
 
+import numpy as np
 import torch
 
-from trajfile.engine.band import BandProducts, Product
+from trajfile.engine.band import NarrowBand, Product, WideBand, new_band
 from trajfile.engine.blocks import Block
 from trajfile.engine.columns import Region, Run, Strip, staged_dtype
 from trajfile.engine.device import Machine, Slot
 from trajfile.engine.plan import Plan
-from trajfile.engine.products import Sums, empty_sums, references_exist, track_start
+from trajfile.engine.products import Sums, empty_sums
 from trajfile.engine.rows import Sequence
+from trajfile.engine.schedule import PairWork, RegionWork, Stretch, carried_rows
+from trajfile.engine.shape import WIDE_BAND
 from trajfile.engine.staging import Part
 from trajfile.schema import GRADIENT_SAMPLES
-
-#: Up to this many lags are multiplied one by one; more, as a band of small matrix products.
-_FEW_LAGS = 8
-
-
-@dataclass(frozen=True)
-class ActivePair:
-    """A pair that counts in a region.
-
-    Attributes:
-        number: Index of the pair.
-        first: First existing row of the left and of the right track.
-    """
-
-    number: int
-    first: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,30 +36,14 @@ class Tile:
         block: Its rows.
         parts: Where each part lies in the slot.
         slot: The staged bytes.
-        active: For each region the pairs that count in it.
+        work: For each region what to form.
     """
 
     strip: Strip
     block: Block
     parts: tuple[Part, ...]
     slot: Slot
-    active: tuple[tuple[ActivePair, ...], ...]
-
-
-def active_pairs(plan: Plan, region: Region) -> tuple[ActivePair, ...]:
-    """The pairs whose streams both hold a region's tensors."""
-    rows = plan.rows
-    active = []
-    for number, pair in enumerate(rows.pairs):
-        tracks = [rows.sequences[side].track for side in (pair.left, pair.right)]
-        streams = [rows.tracks[track].stream for track in tracks]
-        if not all(stream in region.first_rows for stream in streams):
-            continue
-        first_rows = region.first_rows[streams[0]], region.first_rows[streams[1]]
-        if references_exist(plan, number, first_rows):
-            starts = [track_start(plan, t, f) for t, f in zip(tracks, first_rows, strict=True)]
-            active.append(ActivePair(number, (starts[0], starts[1])))
-    return tuple(active)
+    work: tuple[RegionWork, ...]
 
 
 class Held:
@@ -84,9 +55,7 @@ class Held:
         def rows(count: int) -> torch.Tensor:
             return torch.zeros((count, width), dtype=machine.dtype, device=machine.device)
 
-        tracks = range(len(plan.rows.tracks))
-        several = len(plan.blocks) > 1
-        self.carried = [rows(plan.rows.carry(track) if several else 0) for track in tracks]
+        self.carried = [rows(count) for count in plan.carries]
         self.references = rows(len(plan.rows.references))
 
     @property
@@ -107,10 +76,11 @@ class Worker:
 
     def __init__(self, plan: Plan, machine: Machine, held: Held, number: int) -> None:
         self.plan, self.machine, self.held, self.number = plan, machine, held, number
-        self.sums: Sums = empty_sums(plan, machine.device)
+        self.sums: Sums = empty_sums(plan, machine)
         size = plan.memory["scratch"] // plan.profile.workers // 8
-        self.scratch = torch.empty(size, dtype=machine.dtype, device=machine.device)
+        self.scratch = torch.zeros(size, dtype=machine.dtype, device=machine.device)
         self.used = 0
+        self.bands: dict[tuple[int, tuple[Stretch, ...]], NarrowBand | WideBand] = {}
 
     def multiply(self, tile: Tile, stop: Event) -> None:
         """Take this worker's share of a tile.
@@ -119,18 +89,18 @@ class Worker:
             tile: The tile.
             stop: Checked between sub-blocks; once set, the rest is left undone.
         """
-        bands: dict[tuple[int, tuple[int, int]], BandProducts] = {}
         turn = 0
-        with self.machine.scope():
-            for region, active in zip(tile.strip.regions, tile.active, strict=True):
+        with self.machine.scope(), np.errstate(all="ignore"):
+            for region, work in zip(tile.strip.regions, tile.work, strict=True):
                 for start in range(region.start, region.stop, self.plan.columns):
                     mine = turn % self.plan.profile.workers == self.number
                     turn += 1
                     if mine and not stop.is_set():
-                        stop_column = min(start + self.plan.columns, region.stop)
-                        self._sub_block(tile, region, active, bands, (start, stop_column))
-            for (number, first), band in bands.items():
-                band.add_to(self.sums.bands[number].total, first)
+                        end = min(start + self.plan.columns, region.stop)
+                        self._sub_block(tile, region, work, (start, end))
+            for (number, _), sums in self.bands.items():
+                sums.add_to(self.sums.bands[number].total)
+            self.bands.clear()
 
     def _take(self, rows: int, columns: int) -> torch.Tensor:
         """The next free part of the scratch memory, shape (rows, columns)."""
@@ -138,33 +108,22 @@ class Worker:
         return self.scratch[start : self.used].view(rows, columns)
 
     def _sub_block(
-        self,
-        tile: Tile,
-        region: Region,
-        active: tuple[ActivePair, ...],
-        bands: dict[tuple[int, tuple[int, int]], BandProducts],
-        columns: tuple[int, int],
+        self, tile: Tile, region: Region, work: RegionWork, columns: tuple[int, int]
     ) -> None:
-        self.used = 0
-        rows, block = self.plan.rows, tile.block
-        for reference, staged in enumerate(block.references):
-            stream, _ = rows.references[reference]
+        self.used = WIDE_BAND * (columns[1] - columns[0])  # the margin of `NarrowBand`
+        for reference, staged in enumerate(tile.block.references):
+            stream, _ = self.plan.rows.references[reference]
             if stream in region.first_rows:
                 into = self.held.references[reference : reference + 1, columns[0] : columns[1]]
                 self._convert(tile, stream, (staged, 1, 1), columns, into)
-        pairs = [rows.pairs[item.number] for item in active]
-        wanted = sorted({side for pair in pairs for side in (pair.left, pair.right)})
-        windows = self._windows(tile, {rows.sequences[side].track for side in wanted}, columns)
-        formed = {side: self._form(rows.sequences[side], windows, columns) for side in wanted}
-        for item in active:
-            pair = rows.pairs[item.number]
-            origin = [
-                block.before[track] - self._carried(block, track)
-                for track in (rows.sequences[pair.left].track, rows.sequences[pair.right].track)
-            ]
-            left, right = formed[pair.left], formed[pair.right]
-            product = Product(left, right, (origin[0], origin[1]), columns)
-            self._multiply(tile, region, item, product, bands)
+        windows = self._windows(tile, work, columns)
+        formed = {
+            side: self._form(self.plan.rows.sequences[side], windows, columns)
+            for side in work.sequences
+        }
+        for item in work.pairs:
+            product = Product(formed[item.left], formed[item.right], item.origin, columns)
+            self._multiply(region, item, product)
         self._samples(tile, region, columns)
         for track, window in windows.items():
             carried = self.held.carried[track]
@@ -172,25 +131,22 @@ class Worker:
             if kept:
                 carried[len(carried) - kept :, columns[0] : columns[1]] = window[-kept:]
 
-    def _carried(self, block: Block, track: int) -> int:
-        return min(len(self.held.carried[track]), block.before[track])
-
     def _windows(
-        self, tile: Tile, tracks: set[int], columns: tuple[int, int]
+        self, tile: Tile, work: RegionWork, columns: tuple[int, int]
     ) -> dict[int, torch.Tensor]:
         """For each track its carried and its new rows, in float64."""
         block = tile.block
         windows: dict[int, torch.Tensor] = {}
         width = columns[1] - columns[0]
-        for track in sorted(tracks, key=lambda track: block.gathers[track] is not None):
-            carried = self._carried(block, track)
+        for track in work.tracks:
+            carried = carried_rows(self.plan, block, track)
             new = block.upto[track] - block.before[track]
             window = windows[track] = self._take(carried + new, width)
             if carried:
                 window[:carried] = self.held.carried[track][-carried:, columns[0] : columns[1]]
             gather = block.gathers[track]
             if gather is not None and gather[0] in windows:
-                source = windows[gather[0]][self._carried(block, gather[0]) :]
+                source = windows[gather[0]][carried_rows(self.plan, block, gather[0]) :]
                 index = torch.from_numpy(gather[1]).to(self.machine.device)
                 torch.index_select(source, 0, index, out=window[carried:])
                 continue
@@ -240,43 +196,26 @@ class Worker:
         reference = self.held.references[sequence.reference, columns[0] : columns[1]]
         return torch.sub(window, reference, out=out)
 
-    def _multiply(
-        self,
-        tile: Tile,
-        region: Region,
-        item: ActivePair,
-        product: Product,
-        bands: dict[tuple[int, tuple[int, int]], BandProducts],
-    ) -> None:
-        rows, pair = self.plan.rows, self.plan.rows.pairs[item.number]
-        band = self.sums.bands[item.number]
-        single = pair.tensor_lags if self.plan.per_tensor else ()
-        together = []
-        for column, lag in enumerate(pair.lags):
-            start, stop = tile.block.new_products(rows, pair, lag)
-            start = max(start, item.first[0], item.first[1] - lag)
-            if start >= stop:
+    def _multiply(self, region: Region, work: PairWork, product: Product) -> None:
+        band = self.sums.bands[work.number]
+        for at, stretch in work.single:
+            part = slice(stretch.start, stretch.stop)
+            for tensor, a, b in _pieces(region, product.columns):
+                values = product.rows(self.machine, stretch, a, b)
+                band.total[part, stretch.column] += values
+                if tensor not in band.tensors:
+                    lags = len(self.plan.rows.pairs[work.number].tensor_lags)
+                    band.tensors[tensor] = self.machine.zeros((len(band.total), lags))
+                band.tensors[tensor][part, at] += values
+        for run in work.runs:
+            if len(run) == 1:
+                values = product.rows(self.machine, run[0], *product.columns)
+                band.total[run[0].start : run[0].stop, run[0].column] += values
                 continue
-            if lag not in single:
-                together.append((column, lag, start, stop))
-                continue
-            at = single.index(lag)
-            for piece, a, b in _pieces(region, product.columns):
-                values = product.rows(self.machine, lag, start, stop, a, b)
-                band.total[start:stop, column] += values
-                shape = len(band.total), len(single)
-                if piece not in band.tensors:
-                    band.tensors[piece] = torch.zeros_like(band.total[:, :1]).expand(shape).clone()
-                band.tensors[piece][start:stop, at] += values
-        if len(together) <= _FEW_LAGS:
-            for column, lag, start, stop in together:
-                values = product.rows(self.machine, lag, start, stop, *product.columns)
-                band.total[start:stop, column] += values
-        else:
-            key = item.number, item.first
-            if key not in bands:
-                bands[key] = BandProducts(together, self.machine.device)
-            bands[key].add(product)
+            key = work.number, run
+            if key not in self.bands:
+                self.bands[key] = new_band(run, self.machine)
+            self.bands[key].add(product)
 
     def _samples(self, tile: Tile, region: Region, columns: tuple[int, int]) -> None:
         """Add the centred Grams of the gradient samples in a block."""
@@ -293,7 +232,8 @@ class Worker:
             mean = self._take(1, columns[1] - columns[0])
             torch.mean(samples, 0, keepdim=True, out=mean)
             samples -= mean
-            self.sums.grams[number] += (samples @ samples.T).to(torch.float64)
+            gram = (samples @ samples.T).to(torch.float64)
+            self.sums.grams[number] += gram if gram.is_cuda else gram.numpy()
             self.sums.means[number] += self.machine.row_dots(mean, mean)[0]
             self.used = used
 

@@ -32,6 +32,7 @@ class Plan:
         strips: The strips.
         blocks: The time blocks, the same for every strip.
         columns: Most columns that a worker multiplies at a time.
+        carries: For each track how many rows are carried from block to block.
         per_tensor: Whether per-tensor sums are kept.
         refused: Needs that do not fit the budget, with the reason.
         memory: Bytes by item; their sum is at most `budget`.
@@ -46,6 +47,7 @@ class Plan:
     strips: tuple[Strip, ...]
     blocks: tuple[Block, ...]
     columns: int
+    carries: tuple[int, ...]
     per_tensor: bool
     refused: Mapping[Need, str]
     memory: Mapping[str, int]
@@ -155,7 +157,8 @@ def _plan(
     strips = tuple(cut_strips(header, rows, layout.chunk_columns, shape.width))
     blocks = tuple(make_blocks(header, rows, shape.units, shape.cuts)) if strips else ()
     widest = max((strip.columns for strip in strips), default=0)
-    carried = sum(map(rows.carry, range(len(rows.tracks)))) if len(blocks) > 1 else 0
+    several = len(blocks) > 1
+    carries = tuple(rows.carry(track) if several else 0 for track in range(len(rows.tracks)))
     return Plan(
         header=header,
         layout=layout,
@@ -164,12 +167,13 @@ def _plan(
         strips=strips,
         blocks=blocks,
         columns=shape.columns,
+        carries=carries,
         per_tensor=per_tensor,
         refused=refused,
         memory={
             "tiles": _slot_bytes(strips, blocks) * profile.slots,
             "scratch": shape.scratch if strips else 0,
-            "carried rows": widest * 8 * (carried + len(rows.references)),
+            "carried rows": widest * 8 * (sum(carries) + len(rows.references)),
             **fixed,
         },
         budget=budget,

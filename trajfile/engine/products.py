@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from trajfile.engine.device import Machine, Sum
 from trajfile.engine.measurements import Band, Measurements, SampleGrams
 from trajfile.engine.needs import LayerPair, SampleGram
 from trajfile.engine.plan import Plan
@@ -32,8 +32,8 @@ class BandSum:
         tensors: Tensor by tensor, float64, shape (rows, tensor lags).
     """
 
-    total: torch.Tensor
-    tensors: dict[str, torch.Tensor]
+    total: Sum
+    tensors: dict[str, Sum]
 
     def merge(self, other: BandSum) -> None:
         """Add the sums over other columns."""
@@ -56,8 +56,8 @@ class Sums:
     """
 
     bands: list[BandSum]
-    grams: list[torch.Tensor]
-    means: torch.Tensor
+    grams: list[Sum]
+    means: Sum
 
     def merge(self, other: Sums) -> None:
         """Add the sums over other columns."""
@@ -76,19 +76,16 @@ class Sums:
         return sum(tensor.nbytes for tensor in held)
 
 
-def empty_sums(plan: Plan, device: torch.device) -> Sums:
+def empty_sums(plan: Plan, machine: Machine) -> Sums:
     """The sums over no columns at all: zero."""
     rows = plan.rows
     bands = []
     for pair in rows.pairs:
         length = len(rows.tracks[rows.sequences[pair.left].track].positions)
-        shape = length, len(pair.lags)
-        bands.append(BandSum(torch.zeros(shape, dtype=torch.float64, device=device), {}))
+        bands.append(BandSum(machine.zeros((length, len(pair.lags))), {}))
     counts = sample_counts(plan)
     return Sums(
-        bands,
-        [torch.zeros((n, n), dtype=torch.float64, device=device) for n in counts],
-        torch.zeros(len(counts), dtype=torch.float64, device=device),
+        bands, [machine.zeros((count, count)) for count in counts], machine.zeros((len(counts),))
     )
 
 
@@ -114,15 +111,15 @@ def conclude(plan: Plan, sums: Sums) -> Measurements:
     totals: list[Float] = []
     singles: list[dict[str, Float]] = []
     for number, band in enumerate(sums.bands):
-        total = band.total.cpu().numpy()
+        total = _on_host(band.total)
         total[~_exists(rows, number, rows.pairs[number].lags)] = np.nan
         totals.append(total)
         singles.append(_single_tensors(plan, number, band) if plan.per_tensor else {})
     grams: dict[SampleGram, SampleGrams] = {}
     if rows.samples:
         steps = np.unique(header.steps[GRADIENT_SAMPLES])
-        squares = tuple(gram.cpu().numpy() for gram in sums.grams)
-        grams[SampleGram()] = SampleGrams(steps, squares, sums.means.cpu().numpy())
+        squares = tuple(_on_host(gram) for gram in sums.grams)
+        grams[SampleGram()] = SampleGrams(steps, squares, _on_host(sums.means))
     return Measurements(
         header=header,
         bands={
@@ -133,6 +130,11 @@ def conclude(plan: Plan, sums: Sums) -> Measurements:
         per_tensor_kept=plan.per_tensor,
         refused={n: why for n, why in plan.refused.items() if isinstance(n, LayerPair)},
     )
+
+
+def _on_host(values: Sum) -> Float:
+    """A sum as a NumPy array."""
+    return values if isinstance(values, np.ndarray) else np.asarray(values.cpu())
 
 
 def _exists(
@@ -166,7 +168,7 @@ def _single_tensors(plan: Plan, number: int, band: BandSum) -> dict[str, Float]:
         if name not in right:
             continue
         summed = band.tensors.pop(name, None)  # absent if the tensor has no element
-        values = np.zeros(shape) if summed is None else summed.cpu().numpy()
+        values = np.zeros(shape) if summed is None else _on_host(summed)
         first = [
             track_start(plan, rows.sequences[side].track, held[name].first_row)
             for side, held in ((pair.left, left), (pair.right, right))

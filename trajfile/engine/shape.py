@@ -29,6 +29,8 @@ JOINED_BYTES = 2**25
 WINDOW_ROWS = 4096
 #: Fewest columns worth multiplying at a time.
 LEAST_COLUMNS = 64
+#: From this many consecutive lags on, products are formed by dense blocks of rows.
+WIDE_BAND = 24
 #: Each part of a tile starts at a multiple of this many bytes.
 ALIGNMENT = 64
 
@@ -129,7 +131,8 @@ class Shaper:
         self.rows_before = np.concatenate([[0], np.cumsum(weighted)])
         self.carries = [rows.carry(track) for track in range(len(rows.tracks))]
         sampled = counts.get(GRADIENT_SAMPLES, zero) if rows.samples else zero
-        self.fixed_rows = int(sampled.max(initial=0)) + 2 * len(rows.references) + 1
+        # Beside the samples and their mean, a margin for windows that reach beyond a sequence.
+        self.fixed_rows = int(sampled.max(initial=0)) + 1 + 2 * WIDE_BAND
 
     def best(self) -> Shape:
         """The cheapest shape that fits.

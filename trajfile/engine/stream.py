@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from trajfile.containers.base import Container
+from trajfile.engine.columns import Region
 from trajfile.engine.device import Machine, Slot
 from trajfile.engine.matrices import Collector, balance
 from trajfile.engine.measurements import Measurements
-from trajfile.engine.multiply import ActivePair, Held, Tile, Worker, active_pairs
+from trajfile.engine.multiply import Held, Tile, Worker
 from trajfile.engine.plan import Plan
 from trajfile.engine.products import conclude
+from trajfile.engine.schedule import ActivePair, RegionWork, active_pairs, schedule
 from trajfile.engine.staging import Part, read_tile, tile_parts
 from trajfile.errors import ResourceError
 
@@ -108,7 +110,7 @@ class _Pass:
         self.collector = Collector(plan.header, plan.rows.layers)
         self.stop = Event()
         self.bytes_read = 0
-        self.active: dict[int, tuple[tuple[ActivePair, ...], ...]] = {}
+        self.work: dict[tuple[int, tuple[ActivePair, ...]], RegionWork] = {}
 
     def run(self) -> PassResult:
         for slot in self.slots:
@@ -148,11 +150,9 @@ class _Pass:
 
     def _multiply(self, staged: _Staged, pool: ThreadPoolExecutor) -> None:
         strip, block = self.plan.strips[staged.strip], self.plan.blocks[staged.block]
-        if staged.strip not in self.active:
-            regions = tuple(active_pairs(self.plan, region) for region in strip.regions)
-            self.active = {staged.strip: regions}
         slot = staged.slot
-        tile = Tile(strip, block, staged.parts, slot, self.active[staged.strip])
+        work = tuple(self._work(region, staged.block) for region in strip.regions)
+        tile = Tile(strip, block, staged.parts, slot, work)
         with self.machine.scope():
             self.machine.upload(slot, plan_end(staged.parts))
         tasks = [pool.submit(worker.multiply, tile, self.stop) for worker in self.workers]
@@ -164,6 +164,13 @@ class _Pass:
         self.free.put(slot)
         self.bytes_read += staged.bytes_read
         self.progress(self.bytes_read, self.plan.bytes_to_read)
+
+    def _work(self, region: Region, block: int) -> RegionWork:
+        """What to form in a region during a block; alike for regions held by the same streams."""
+        key = block, active_pairs(self.plan, region)
+        if key not in self.work:
+            self.work[key] = schedule(self.plan, self.plan.blocks[block], key[1])
+        return self.work[key]
 
     def _collect(self, tile: Tile) -> None:
         """Keep what the matrix kernels will want of a tile."""
