@@ -111,6 +111,8 @@ class Periodicity(InvarianceRule, Metric):
         steps = header.timeline_steps(SNAPSHOTS)
         if len(steps) < 2:
             return self._insufficient("two snapshots are needed")
+        if not np.isfinite(square).any():
+            return self._insufficient("no snapshot is finite")
         distance, growth = _moves(square, across, moved)
         jumps = self._find(steps, square, across, moved)
         rate = header.learning_rate_at(steps)

@@ -36,7 +36,7 @@ class RegimeRule:
         random_loss: Loss of a network that knows nothing; by default the median of the first
             three recorded, if the recording covers the run's start.
         window_blocks: Blocks of rows in the second half of the run, on which the word rests.
-        significance: Mann-Kendall standard deviations below which a trend is chance.
+        significance: Mann-Kendall standard deviations below which a fall is chance (one-sided 5%).
         falling: A quantity falls if it loses at least this part of itself over the window.
         flat_change: A quantity is flat if its trend over the window is within this part.
         flat_spread: And if its largest block is within this factor of its smallest.
@@ -49,7 +49,7 @@ class RegimeRule:
 
     random_loss: float | None = None
     window_blocks: int = 10
-    significance: float = 1.96
+    significance: float = 1.645
     falling: float = 0.1
     flat_change: float = 0.25
     flat_spread: float = 2.0

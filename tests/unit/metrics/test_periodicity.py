@@ -270,6 +270,7 @@ def test_parameters_that_end_in_nan():
     assert got.status == "ok"
     assert got.series["cosine_distance"].value[-1] is None
     assert got.summary["jumps"] == 3
+    assert run(toys.dense(thetas * np.nan, groups=INVARIANT)).status == "insufficient"
 
 
 @pytest.mark.parametrize("rows", [1, 2])
