@@ -32,8 +32,7 @@ def as_array(value: object) -> Array:
         TypeError: If it is not an array, cannot be brought to the host, or has a dtype that a
             lane cannot hold (bool, complex, object, text, ...).
     """
-    tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
-    if tensor_type is not None and isinstance(value, tensor_type):
+    if _is_torch(value):
         return _from_torch(value)
     array = value if isinstance(value, np.ndarray) else _from_protocol(value)
     if isinstance(array, np.ma.MaskedArray):
@@ -42,6 +41,11 @@ def as_array(value: object) -> Array:
         raise TypeError(_refusal(str(array.dtype)))
     little = array.dtype.newbyteorder("<")
     return array if array.dtype == little else array.byteswap().view(little)
+
+
+def _is_torch(value: object) -> bool:
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor_type is not None and isinstance(value, tensor_type)
 
 
 def _from_protocol(value: object) -> Array:
@@ -108,9 +112,11 @@ def as_number(value: object) -> float:
     if shape or isinstance(value, (str, bytes, bytearray)):
         found = f"an array of shape {shape}" if shape else repr(value)
         raise TypeError(f"expected a single number, found {found}")
-    if isinstance(value, np.generic | np.ndarray) and np.iscomplexobj(value):
-        raise TypeError(f"expected a single real number, found dtype {value.dtype}")
     source: Any = value
+    if "complex" in str(getattr(value, "dtype", "")):
+        raise TypeError(f"expected a single real number, found dtype {source.dtype}")
+    if _is_torch(value):
+        source = source.detach()  # a loss comes with its graph, and PyTorch warns about that
     try:
         number = float(source)
     except (*_CONVERSION_FAILURES, OverflowError) as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from trajfile.background import Committer
 from trajfile.containers import Compression, Durability, check_options, create, open_container
 from trajfile.containers.base import Container
-from trajfile.errors import FormatError, UsageError
+from trajfile.errors import FormatError, RecordError, UsageError
 from trajfile.intake import Given
 from trajfile.provenance import check_groups, check_statement
 from trajfile.recording import Recording
@@ -180,6 +180,13 @@ class Writer:
             UPDATES: updates,
             GRADIENT_SAMPLES: gradient_samples,
         }
+        if not isinstance(optimizer, Mapping | None):
+            raise RecordError(
+                f"optimizer at step {step}: expected slots, each a mapping of tensor names to "
+                f"arrays, found a {type(optimizer).__name__}",
+                step=step,
+                stream="optimizer",
+            )
         streams |= {OPTIMIZER_PREFIX + str(slot): row for slot, row in (optimizer or {}).items()}
         present = {name: given for name, given in streams.items() if given is not None}
         pending = self._recording.prepare(step, present, scalars or {})

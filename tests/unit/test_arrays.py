@@ -129,6 +129,11 @@ def test_numbers_of_every_kind(value):
     assert type(as_number(value)) is float
 
 
+def test_a_loss_with_its_graph_is_a_number():
+    parameter = torch.nn.Parameter(torch.full((3,), 2.0))
+    assert as_number((parameter**2).sum()) == 12.0
+
+
 def test_every_nan_becomes_the_plain_one():
     odd = np.array([0x7FF8000074726A66], np.uint64).view(np.float64)[0]
     assert np.float64(as_number(odd)).tobytes() == np.float64(math.nan).tobytes()
@@ -144,6 +149,8 @@ def test_every_nan_becomes_the_plain_one():
         (torch.ones(2, 2), r"shape \(2, 2\)"),
         (1j, "complex"),
         (np.complex128(1j), "complex128"),
+        (torch.tensor(1j), "complex64"),
+        (torch.ones((), device="meta"), "meta"),
         (10**400, "too large"),
         (None, "NoneType"),
     ],

@@ -65,6 +65,11 @@ REFUSED = {
         dict(step=3, optimizer={"exp_avg": theta(0)}),
         *("UndeclaredStream", "optimizer/exp_avg", ""),
     ),
+    "slots without names": (dict(step=3, optimizer=[theta(0)]), "RecordError", "optimizer", ""),
+    "slot without tensors": (
+        dict(step=3, optimizer={"exp_avg": theta(0)["w"]}),
+        *("UndeclaredStream", "optimizer/exp_avg", ""),
+    ),
     "bool": (
         dict(step=3, params={**theta(0), "w": np.ones((3, 4), bool)}),
         "RecordError",
