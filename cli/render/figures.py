@@ -11,7 +11,9 @@ from .text import count, counted, number, percent
 if TYPE_CHECKING:
     from trajfile.report import MetricResult
 
-Kind = Literal["number", "percent", "step", "word", "times", "items", "list", "ends", "last"]
+Kind = Literal[
+    "number", "percent", "step", "word", "finding", "times", "items", "list", "ends", "last"
+]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Figure:
         label: What it is called; may be empty for a word that speaks for itself.
         source: A summary name; for the kinds ``ends`` and ``last``, a series name.
         kind: How it reads. ``ends``: first and last defined value of the series; ``last``: the
-            last one; ``times``: a ratio; ``items``: how many; ``list``: the first few percents.
+            last one; ``finding``: yes, no, or undetermined where the data cannot tell;
+            ``times``: a ratio; ``items``: how many; ``list``: the first few percents.
     """
 
     label: str
@@ -92,7 +95,7 @@ VIEWS: dict[str, View] = {
     ),
     "periodicity": View(
         (
-            Figure("periodic", "periodic", "word"),
+            Figure("periodic", "periodic", "finding"),
             Figure("jump", "jump_steps", "items"),
             Figure("period", "period_mean", "step"),
             Figure("spread", "period_cv", "percent"),
@@ -166,6 +169,8 @@ def _of_series(figure: Figure, result: MetricResult) -> str:
 
 def _of_summary(figure: Figure, summary: Mapping[str, Any]) -> str:
     value = summary.get(figure.source)
+    if value is None and figure.kind == "finding":
+        return "undetermined"
     if value is None or value == []:
         return ""
     match figure.kind:

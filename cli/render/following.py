@@ -15,6 +15,9 @@ _LANDMARKS: dict[str, str] = {
     "elr": "regime_since_step",
 }
 
+#: A reason that names one of these can be removed by recording more.
+_RECORDED = ("params", "gradient", "updates", "loss", "learning_rate", "scalar")
+
 #: A metric this salient is what the report is about.
 _WORTH_FOLLOWING = 0.4
 
@@ -41,7 +44,7 @@ def following(report: Report) -> tuple[str, str]:
                 return f"trajfile analyze {run} --steps {steps}", "those steps alone"
             return f"trajfile analyze {run} --metrics {metric_id} --json -", "every number of it"
     for metric_id, result in report.metrics.items():
-        if result.status in {"skipped", "insufficient"}:
+        if result.status == "skipped" and any(name in (result.reason or "") for name in _RECORDED):
             return f"trajfile metrics {metric_id}", "what it is and what to record for it"
     return f"trajfile analyze {run} --json -", "every number of the report"
 

@@ -74,8 +74,9 @@ def test_absent_values_are_left_out_rather_than_invented(monkeypatch):
     }
     report = replaced(periodic(), metrics=empty, findings=[])
     lines = lines_of(report, monkeypatch=monkeypatch)
-    for metric_id in PUBLISHED:
+    for metric_id in PUBLISHED.keys() - {"periodicity"}:
         assert metric_id in lines  # the id and nothing else
+    assert re.search(r"^periodicity +periodic undetermined$", "\n".join(lines), re.MULTILINE)
 
 
 def test_every_figure_and_drawn_series_has_a_published_name_of_its_metric():
@@ -104,6 +105,11 @@ def test_next_command_narrows_the_steps_around_a_landmark():
 
 
 def test_next_command_without_a_story_explains_what_is_missing():
-    skipped = {"gradient_noise": MetricResult("skipped", "no samples")}
-    command, _ = following(replaced(periodic(), metrics=skipped))
+    metrics = {
+        "elr": MetricResult("skipped", "no tensor is scale-invariant"),
+        "gradient_noise": MetricResult("skipped", "needs gradient_samples"),
+    }
+    command, _ = following(replaced(periodic(), metrics=metrics))
     assert command == "trajfile metrics gradient_noise"
+    command, _ = following(replaced(periodic(), metrics={}))
+    assert command == "trajfile analyze periodic.h5 --json -"
