@@ -1,0 +1,79 @@
+"""Every command and every line of code that the README shows is run here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from trajfile_cli.app import main
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run that the README's loop records, and the samples beside it."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "sample_data").symlink_to(ROOT / "sample_data")
+    before = sys.argv
+    sys.argv = ["quickstart.py", str(folder / "run.h5")]
+    try:
+        runpy.run_path(str(ROOT / "sample_data/quickstart.py"), run_name="__main__")
+    finally:
+        sys.argv = before
+    return folder
+
+
+COMMANDS = [
+    line
+    for block in blocks("sh")
+    for line in block.splitlines()
+    if line.startswith("trajfile ") or ".venv/bin/trajfile " in line
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(
+    line: str,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(workplace)
+    words = shlex.split(line.rpartition("&&")[2])[1:]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code in (0, None)
+    out = capsys.readouterr().out
+    assert out.strip()
+    if words[-2:] == ["--json", "-"]:
+        json.loads(out)
+
+
+def test_python_blocks(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    quickstart, *others = blocks("python")
+    assert quickstart == (ROOT / "sample_data/quickstart.py").read_text()
+    assert others
+    for code in others:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(code, "README.md", "exec"), {})
+        assert "(10, 32, 64)" in out.getvalue()
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
