@@ -29,6 +29,7 @@ class Progress:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         """Start counting time."""
@@ -53,34 +54,37 @@ class Progress:
             done: Bytes of recorded rows worked through so far.
             total: Bytes of recorded rows in all.
         """
-        elapsed = time.monotonic() - self._started
-        if not self._watched or elapsed < _PATIENCE:
+        now = time.monotonic()
+        # Throughput counts from the first call: what came before was loading PyTorch.
+        self._first = self._first or (now, done)
+        if not self._watched or now - self._started < _PATIENCE:
             return
         if self._bar is None:
             self._bar = _bar()
             self._bar.start()
             self._task = self._bar.add_task("reading", total=total, figures="")
         if self._task is not None:
+            since, before = self._first
+            rate = (done - before) / (now - since) if now > since else 0.0
             self._bar.update(
-                self._task, completed=done, total=total, figures=figures(done, total, elapsed)
+                self._task, completed=done, total=total, figures=figures(done, total, rate)
             )
 
 
-def figures(done: int, total: int, elapsed: float) -> str:
+def figures(done: int, total: int, rate: float) -> str:
     """Amount, throughput and time left, as text.
 
     Args:
         done: Bytes done.
         total: Bytes in all.
-        elapsed: Seconds since the start.
+        rate: Bytes a second; 0 if not known yet.
 
     Returns:
         For example ``1.2 GiB of 8.0 GiB · 900 MiB/s · 7.6 s left``.
     """
     amount = f"{size(done)} of {size(total)}"
-    if not done or elapsed <= 0:
+    if not rate:
         return amount
-    rate = done / elapsed
     return f"{amount} · {size(int(rate))}/s · {seconds((total - done) / rate)} left"
 
 
@@ -90,7 +94,7 @@ def _bar() -> Bar:
 
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30, style="bar.back"),
+        BarColumn(bar_width=30, complete_style="cyan", finished_style="cyan"),
         TextColumn("{task.fields[figures]}", markup=False),
         console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))),
         transient=True,

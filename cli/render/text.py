@@ -93,8 +93,10 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent, with one decimal below ten."""
+    """A fraction in percent, with one decimal below ten and none of the tiny told apart."""
     value = 100 * fraction
+    if 0 < value < 0.01:
+        return "<0.01%"
     return f"{value:.0f}%" if value >= 10 or value == 0 else f"{number(value, 2)}%"
 
 

@@ -84,6 +84,7 @@ def test_other_quantities():
     assert percent(0.034) == "3.4%"
     assert percent(0.816) == "82%"
     assert percent(0.0) == "0%"
+    assert percent(1e-12) == "<0.01%"
     assert [size(n) for n in (0, 1023, 1024, 3 * 2**20, 5 * 2**40)] == [
         "0 B",
         "1023 B",
