@@ -201,7 +201,7 @@ class Periodicity(InvarianceRule, Metric):
                 Finding(
                     "periodicity.jumps",
                     "warn" if summary["periodic"] and invariant else "info",
-                    f"{_count(summary['jumps'])} (step {shown}), "
+                    f"{_count(summary['jumps'])} (step{'s' * (len(at) > 1)} {shown}), "
                     f"{verdict[summary['periodic']]}: {why}.",
                     {
                         "periodic": summary["periodic"],
