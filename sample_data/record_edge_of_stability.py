@@ -20,7 +20,7 @@ STEPS, LEARNING_RATE, HIDDEN = 2000, 0.3, 8
 
 
 def record(measured: Path, bare: Path) -> None:
-    """Train once and record bursts of eight consecutive steps out of eighty into both files."""
+    """Train once and record bursts of ten consecutive steps out of fifty into both files."""
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one order of summation: the run repeats to the bit
     digits = load_digits()
@@ -61,11 +61,11 @@ def record(measured: Path, bare: Path) -> None:
             optimizer.zero_grad()
             loss = loss_at(params)
             loss.backward()
-            if step % 80 < 8:
+            if step % 50 < 10:
                 row = {"params": params, "gradients": {n: p.grad for n, p in params.items()}}
                 scalars = {"loss": loss.item(), "learning_rate": LEARNING_RATE}
                 bare_run.append(step, **row, scalars=scalars)
-                if step % 80 in {0, 7}:
+                if step % 50 in {0, 9}:
                     scalars["sharpness"] = sharpness()
                 run.append(step, **row, scalars=scalars)
             optimizer.step()

@@ -73,5 +73,5 @@ def record(path: Path, weight_decay: float, steps: int, every: int) -> None:
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    record(here / "periodic_jumps.h5", weight_decay=0.01, steps=20_000, every=150)
-    record(here / "no_jumps.h5", weight_decay=0.0, steps=5_000, every=150)
+    record(here / "periodic_jumps.h5", weight_decay=0.01, steps=20_000, every=100)
+    record(here / "no_jumps.h5", weight_decay=0.0, steps=5_000, every=100)

@@ -12,7 +12,7 @@ import numpy as np
 
 import trajfile
 
-STEPS, LEARNING_RATE, WEIGHT_DECAY, NOISE = 320, 0.1, 0.1, 1e-6
+STEPS, LEARNING_RATE, WEIGHT_DECAY, NOISE = 1000, 0.1, 0.1, 1e-6
 
 
 def record(path: Path) -> None:

@@ -17,8 +17,8 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY = 4000, 0.5, 1e-3
 
 
 def recorded(step: int) -> bool:
-    """Every step while the loss falls, then two adjacent steps out of eighty."""
-    return step < 80 or step % 80 < 2
+    """Every step while the loss falls, then two adjacent steps out of fifty."""
+    return step < 100 or step % 50 < 2
 
 
 def record(path: Path) -> None:
