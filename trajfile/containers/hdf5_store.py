@@ -46,6 +46,7 @@ class Hdf5Store:
         self._path = path
         self._writable = writable
         self._failed = False
+        self._superblock = b""  # as in single-writer mode
         self._datasets: dict[str, h5d.DatasetID] = {}
         self._filters: dict[str, tuple[int, ...]] = {}
         self._lanes: dict[str, int] = {}  # those that can widen: columns of the first dataset
@@ -157,23 +158,35 @@ class Hdf5Store:
         with self._writing():
             self._file.flush()
             self._file.swmr_mode = True
+        with self._path.open("rb") as file:
+            self._superblock = file.read(SUPERBLOCK_BYTES)
 
     def stored_bytes(self) -> int:
         """Size of the file in bytes."""
         return self._path.stat().st_size
 
     def close(self) -> None:
-        """Release the file; after a failure to write, whatever the library still says of it."""
+        """Release the file; after a failure to write, leave it as a kill would have."""
         self._datasets.clear()
-        if self._failed:
-            # The library tries once more to write what did not fit. The last commit is on disk.
-            with contextlib.suppress(OSError, RuntimeError):
+        known = self._failed
+        try:
+            with self._writing() if self._writable else contextlib.nullcontext():
                 self._file.close()
-        elif self._writable:
-            with full_disk_as_resource_error(self._path):
-                self._file.close()
-        else:
-            self._file.close()
+        except ResourceError:
+            if not known:
+                raise
+        finally:
+            if self._failed:
+                self._restore()
+
+    def _restore(self) -> None:
+        """Take back what closing wrote into the superblock.
+
+        The library notes a length that includes what did not fit, and nobody could open the file
+        again. Its commits are all there; with the old superblock it is read as after a kill.
+        """
+        with contextlib.suppress(OSError), self._path.open("r+b") as file:
+            file.write(self._superblock)
 
     def _dataset(self, key: str, *, lane: bool = False) -> h5d.DatasetID:
         if key not in self._datasets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +183,7 @@ class Journal:
         rows, crcs = list(record.rows), list(record.keys_crcs)
         for name, added in commit.rows.items():
             index = self._index(name)
-            touched += self._write_rows(name, rows[index], added, commit.step)
+            touched += self._write_rows(revised.by_name[name], rows[index], added, commit.step)
             steps = np.full(row_count(added), commit.step, np.int64)
             crcs[index] = keys_crc(steps, added.samples, crcs[index])
             rows[index] += row_count(added)
@@ -229,15 +230,18 @@ class Journal:
             manifest_crc=crc32c(line, record.manifest_crc),
         )
 
-    def _write_rows(self, stream: str, start: int, rows: Rows, step: int) -> list[str]:
+    def _write_rows(self, spec: StreamSpec, start: int, rows: Rows, step: int) -> list[str]:
         keys = []
         for lane, array in rows.lanes.items():
-            keys.append(stream_key(stream, lane))
-            self._store.write(keys[-1], start, array)
-        keys.append(stream_key(stream, "step"))
+            keys.append(stream_key(spec.name, lane))
+            # Columns of tensors that are only declared so far are not worth a byte.
+            runs = _extents(spec, lane, slice(start, start + row_count(rows)))
+            extent = max((run.columns for run in runs), default=0)
+            self._store.write(keys[-1], start, np.ascontiguousarray(array[:, :extent]))
+        keys.append(stream_key(spec.name, "step"))
         self._store.save(keys[-1], start, np.full(row_count(rows), step, np.int64))
         if rows.samples is not None:
-            keys.append(stream_key(stream, "sample"))
+            keys.append(stream_key(spec.name, "sample"))
             self._store.save(keys[-1], start, rows.samples.astype(np.int32))
         return keys
 
@@ -342,8 +346,16 @@ class Journal:
         )
 
 
-def _extents(spec: StreamSpec, lane: str, rows: slice) -> list[tuple[int, int, int]]:
-    """Runs of rows (start, stop) with the columns that exist in them; lanes only ever widen."""
+class _Run(NamedTuple):
+    """Rows ``first`` to ``last`` - 1 in which exactly the first ``columns`` exist."""
+
+    first: int
+    last: int
+    columns: int
+
+
+def _extents(spec: StreamSpec, lane: str, rows: slice) -> list[_Run]:
+    """Which columns of a lane exist in which of the rows; lanes only ever widen."""
     ends: dict[int, int] = {0: 0}
     for tensor in spec.tensors:
         if tensor.dtype == lane:
@@ -353,5 +365,5 @@ def _extents(spec: StreamSpec, lane: str, rows: slice) -> list[tuple[int, int, i
     for start, stop in zip(starts, [*starts[1:], rows.stop], strict=True):
         first, last = max(start, rows.start), min(max(stop, start), rows.stop)
         if first < last:
-            runs.append((first, last, ends[start]))
+            runs.append(_Run(first, last, ends[start]))
     return runs
