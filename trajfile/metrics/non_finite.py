@@ -68,9 +68,9 @@ def find_non_finite(measured: Measurements, rows: Iterable[Row]) -> list[NonFini
             found.append(NonFinite(step, row.stream, tensors))
     if "loss" in header.scalars:
         steps, loss = header.scalars["loss"]
-        infinite = np.flatnonzero(np.isinf(loss))  # NaN stands for "not recorded"
-        if len(infinite):
-            found.append(NonFinite(int(steps[infinite[0]]), "loss"))
+        bad = np.flatnonzero(~np.isfinite(loss))  # a header holds what was recorded, NaN included
+        if len(bad):
+            found.append(NonFinite(int(steps[bad[0]]), "loss"))
     return sorted(found, key=lambda entry: entry.step)
 
 

@@ -89,9 +89,10 @@ def test_the_first_non_finite_value_is_named():
     assert got.summary["params_last"] is not None
 
 
-def test_an_infinite_loss_counts_and_an_absent_one_does_not():
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_recorded_as_nan_or_infinite_counts(value):
     dense = random_dense()
-    dense.scalars["loss"] = (np.arange(4), np.array([1.0, np.nan, 2.0, np.inf]))
+    dense.scalars["loss"] = (np.array([0, 1, 3]), np.array([1.0, 2.0, value]))
     got = run(dense)
     assert got.summary["non_finite_step"] == 3
     assert got.findings[0].evidence["stream"] == "loss"
