@@ -44,7 +44,7 @@ def record(path: Path, weight_decay: float, steps: int, every: int) -> None:
         path,
         mode="w",
         optimizer={"name": "SGD", "weight_decay": weight_decay, "momentum": 0.0},
-        groups={"scale_invariant": list(trained), "layers": list(trained)},
+        groups={"scale_invariant": list(trained)},
         gradient={
             "stage": "raw",
             "source": "mini_batch",

@@ -51,7 +51,7 @@ def record(path: Path, effective_learning_rate: float) -> None:
         path,
         mode="w",
         optimizer={"name": "SGD", "weight_decay": 0.0, "momentum": 0.0, "projected": "sphere"},
-        groups={"scale_invariant": list(trained), "layers": list(trained)},
+        groups={"scale_invariant": list(trained)},
         gradient={
             "stage": "raw",
             "source": "mini_batch",
