@@ -145,7 +145,7 @@ def _layers(dense: Dense, header: Header, need: LayerPair) -> LayerBalance:
         e = imbalance("gradients")
         for i in range(len(steps) - 1):
             keep, gain = need.law.keep[i], need.law.gain[i]
-            if np.isfinite(keep) and np.isfinite(gain):
+            if keep is not None and gain is not None:
                 residual[i] = np.linalg.norm(d[i + 1] - keep * d[i] - gain * e[i])
                 change[i] = np.linalg.norm(d[i + 1] - d[i])
     return LayerBalance(

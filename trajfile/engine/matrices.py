@@ -199,7 +199,7 @@ def balance(
         )
         if need.law is not None and following is not None:
             keep, gain = need.law.keep[index], need.law.gain[index]
-            if np.isfinite(keep) and np.isfinite(gain) and exists(GRADIENTS, index):
+            if keep is not None and gain is not None and exists(GRADIENTS, index):
                 residual = following - keep * current - gain * imbalance(GRADIENTS, index)
                 values[index, 3] = float(torch.linalg.vector_norm(residual))
                 values[index, 4] = float(torch.linalg.vector_norm(following - current))

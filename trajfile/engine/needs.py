@@ -117,12 +117,12 @@ class LayerLaw:
     E(i) = G_2' G_2 - G_1 G_1' is formed from the gradients recorded at the timeline's step i.
 
     Attributes:
-        keep: One per row of the timeline; NaN where the law says nothing about i -> i+1.
+        keep: One per row of the timeline; None where the law says nothing about i -> i+1.
         gain: Likewise.
     """
 
-    keep: tuple[float, ...]
-    gain: tuple[float, ...]
+    keep: tuple[float | None, ...]
+    gain: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,10 @@ def _law(header: Header, timeline: Timeline) -> LayerLaw:
     return LayerLaw(_where(adjacent, keep), _where(adjacent, gain))
 
 
-def _where(known: NDArray[np.bool_], values: Float) -> tuple[float, ...]:
-    """The values as floats, and the one object math.nan elsewhere."""
-    # NaN differs from NaN unless it is the same object, and a need has to equal itself when the
-    # metric states it again.
+def _where(known: NDArray[np.bool_], values: Float) -> tuple[float | None, ...]:
+    """The values as floats, and None elsewhere: unlike NaN it equals itself, as a need must."""
     return tuple(
-        value if there and math.isfinite(value) else math.nan
+        value if there and math.isfinite(value) else None
         for there, value in zip(known.tolist(), values.tolist(), strict=True)
     )
 
