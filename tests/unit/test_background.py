@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -120,3 +122,37 @@ def test_a_failed_commit_surfaces_at_close_if_nothing_is_appended_after_it():
     with pytest.raises(OSError, match="no space left") as caught:
         queue.close()
     assert caught.value is failure
+
+
+FILLS_THE_DISK = """
+import resource, signal, sys
+import numpy as np, trajfile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails with an error, as on a full disk
+writer = trajfile.Writer(sys.argv[1], background=sys.argv[2] == "background")
+writer.append(0, params={"w": np.zeros(250_000, np.float32)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_500_000, resource.RLIM_INFINITY))
+try:
+    for step in range(1, 100):
+        writer.append(step, params={"w": np.full(250_000, step, np.float32)})
+    writer.close()
+except trajfile.ResourceError as error:
+    print(error)
+    writer.close()
+"""
+
+
+@pytest.mark.parametrize("way", ["background", "foreground"])
+def test_a_full_disk_is_said_and_what_was_committed_stays(way, tmp_path):
+    path = tmp_path / "run.h5"
+    done = subprocess.run(
+        [sys.executable, "-c", FILLS_THE_DISK, str(path), way],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "full" in done.stdout
+    with trajfile.open(path) as run:
+        rows = len(run["params"]["w"])
+        assert 3 <= rows <= 6
+        np.testing.assert_array_equal(run["params"]["w"][:, 0], range(rows))
+    assert not [f for f in trajfile.validate(path, deep=True) if f.severity == "error"]

@@ -19,6 +19,8 @@ from trajfile.containers.regular import open_regular
 from trajfile.errors import Damaged, NotATrajectory, Unsafe
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+#: Size of a superblock of version 2 or 3 with addresses of 8 bytes.
+SUPERBLOCK_BYTES = 48
 
 _ALLOWED_FILTERS = {
     h5z.FILTER_SHUFFLE,
@@ -60,7 +62,7 @@ def read_superblock(path: Path) -> Superblock:
         NotATrajectory: If it is not HDF5. A file shorter than it says is `Damaged`.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        head = file.read(48)
+        head = file.read(SUPERBLOCK_BYTES)
         size = os.fstat(file.fileno()).st_size
     if not head.startswith(SIGNATURE):
         raise NotATrajectory(
@@ -68,7 +70,7 @@ def read_superblock(path: Path) -> Superblock:
             path=path,
             rule="T002",
         )
-    if len(head) < 48:
+    if len(head) < SUPERBLOCK_BYTES:
         cut_short(path, f"{size} bytes do not hold a superblock")
     version, flags = head[8], head[11]
     if version < 2:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
 from trajfile.containers.full_disk import full_disk_as_resource_error
-from trajfile.containers.hdf5_open import check_storage
+from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
