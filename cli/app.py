@@ -57,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; with an exit code as `trajfile_cli.exits` defines them.
     """
-    typer.main.get_command(app).main(
-        args=None if argv is None else list(argv), prog_name="trajfile"
-    )
+    command = typer.main.get_command(app)
+    guarded(command.main)(args=None if argv is None else list(argv), prog_name="trajfile")
 
 
 if __name__ == "__main__":

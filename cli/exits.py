@@ -29,11 +29,11 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _P = ParamSpec("_P")
 
 
-def guarded(command: Callable[_P, int]) -> Callable[_P, None]:
+def guarded(command: Callable[_P, int | None]) -> Callable[_P, None]:
     """Make a command end the process with its exit code, whatever happens inside.
 
     Args:
-        command: A command's function; it returns its exit code.
+        command: A command's function; it returns its exit code, None for 0.
 
     Returns:
         The same function for the command line: it raises SystemExit and nothing else.
@@ -43,7 +43,7 @@ def guarded(command: Callable[_P, int]) -> Callable[_P, None]:
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
             code = command(*args, **kwargs)
-            sys.stdout.flush()
+            print(end="", flush=True)  # what cannot be written is found out here, not at exit
         except BaseException as error:
             if isinstance(error, SystemExit):
                 raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def analyze(
         with Progress() as progress:
             report = report_on(trajectory, progress=progress, **selection)
         if json == "-":
-            sys.stdout.write(report.to_json() + "\n")
+            print(report.to_json())
             return 0
         if json is not None:
             _write(Path(json), report.to_json() + "\n")

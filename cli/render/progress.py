@@ -28,12 +28,10 @@ class Progress:
         self._watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._started = time.monotonic()
         self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
-        """Start counting time."""
-        self._started = time.monotonic()
+        """The callback itself."""
         return self
 
     def __exit__(
@@ -55,9 +53,9 @@ class Progress:
             total: Bytes of recorded rows in all.
         """
         now = time.monotonic()
-        # Throughput counts from the first call: what came before was loading PyTorch.
+        # Time counts from the first call: what came before was loading PyTorch.
         self._first = self._first or (now, done)
-        if not self._watched or now - self._started < _PATIENCE:
+        if not self._watched or now - self._first[0] < _PATIENCE:
             return
         if self._bar is None:
             self._bar = _bar()
@@ -65,7 +63,7 @@ class Progress:
             self._task = self._bar.add_task("reading", total=total, figures="")
         if self._task is not None:
             since, before = self._first
-            rate = (done - before) / (now - since) if now > since else 0.0
+            rate = (done - before) / (now - since)
             self._bar.update(
                 self._task, completed=done, total=total, figures=figures(done, total, rate)
             )
@@ -77,7 +75,7 @@ def figures(done: int, total: int, rate: float) -> str:
     Args:
         done: Bytes done.
         total: Bytes in all.
-        rate: Bytes a second; 0 if not known yet.
+        rate: Bytes a second; 0 if none were read since the first call.
 
     Returns:
         For example ``1.2 GiB of 8.0 GiB · 900 MiB/s · 7.6 s left``.

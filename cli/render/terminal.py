@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -85,7 +86,8 @@ class Terminal:
     """
 
     def __init__(self, stream: TextIO | None = None):
-        self._stream = sys.stdout if stream is None else stream
+        # A program started without a stdout has None there; print() is silent then, as is this.
+        self._stream = stream or sys.stdout or io.StringIO()
         self._encoding = self._stream.encoding or "utf-8"  # None: kept as text in memory
         self.interactive = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._colour = self.interactive and not os.environ.get("NO_COLOR")

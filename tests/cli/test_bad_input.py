@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -180,6 +181,20 @@ class TestResources:
         assert "Traceback" not in done.stderr
         assert path.read_text() == "kept"
         assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+    @pytest.mark.parametrize("argv", [["metrics"], ["--version"], ["--help"]])
+    def test_full_disk_under_stdout(self, argv):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "trajfile_cli.app", *argv],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 4
+        assert done.stderr == "trajfile: the disk is full; make room and run it again\n"
 
 
 @pytest.mark.parametrize("name", ["[bold]w[/bold]", "w :smile: [link=x]", "漢字.weight"])

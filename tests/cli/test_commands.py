@@ -121,7 +121,7 @@ def on_a_terminal(*argv, **environment):
     with subprocess.Popen(
         [*PROGRAM, *map(str, argv)],
         stdout=follower,
-        stderr=follower,
+        stderr=subprocess.DEVNULL,
         env=clean | {"TERM": "xterm-256color", "COLUMNS": "100"} | environment,
     ) as command:
         os.close(follower)
