@@ -14,7 +14,7 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.linalg import turn
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.regime import Regime, RegimeRule, classify
+from trajfile.metrics.regime import Regime, RegimeRule, classify, random_level
 from trajfile.metrics.robust import first, last, mean, median
 from trajfile.metrics.rotation import equilibrium_angle
 from trajfile.metrics.scale_invariance import (
@@ -187,9 +187,16 @@ class Elr(RegimeRule, InvarianceRule, Metric):
     ) -> Regime:
         if "loss" not in header.scalars:
             return Regime("undetermined", None, "the loss was not recorded")
-        steps = header.scalars["loss"][0] if slope is None else slope_steps
-        turned = float(np.nansum(angle))
-        return classify(steps, header.scalar_at("loss", steps), slope, turned, self)
+        recorded, losses = header.scalars["loss"]
+        steps = recorded if slope is None else slope_steps
+        return classify(
+            steps,
+            header.scalar_at("loss", steps),
+            slope,
+            level=random_level(recorded, losses, self),
+            turned=float(np.nansum(angle)),
+            rule=self,
+        )
 
     def _equilibrium(
         self, header: Header, steps: NDArray[np.int64], angle: Float, learning_rate: Float

@@ -110,7 +110,13 @@ class _Blocks:
 
 
 def classify(
-    steps: Steps, loss: Float, gradient_norm: Float | None, turned: float, rule: RegimeRule
+    steps: Steps,
+    loss: Float,
+    gradient_norm: Float | None,
+    *,
+    level: float | None,
+    turned: float,
+    rule: RegimeRule,
 ) -> Regime:
     """Name the regime in which a run ends.
 
@@ -118,6 +124,7 @@ def classify(
         steps: Steps of the rows, int64, shape (n,).
         loss: Loss at each, NaN where it was not recorded.
         gradient_norm: Effective gradient norm ρ‖g‖ at each; None if gradients were not recorded.
+        level: Random level of the loss, as from `random_level`; None if unknown.
         turned: Radians the tensors turned in all, from snapshot to snapshot.
         rule: The thresholds.
 
@@ -141,7 +148,6 @@ def classify(
     parts = np.array_split(np.arange(len(steps)), 2 * window)
     starts = np.array([steps[part[0]] for part in parts])
     losses = _blocks(np.array([trimmed_mean(loss[part]) for part in parts]), window)
-    level = _random_level(steps, loss, rule)
     evidence: dict[str, Any] = {
         "random_loss": level,
         "window_first_step": int(starts[-window]),
@@ -186,7 +192,8 @@ def classify(
             "the loss has reached its floor",
             evidence,
         )
-    if losses.flat(rule) and slopes.flat(rule) and losses.last <= rule.well_below * level:
+    steady = losses.flat(rule) and slopes.flat(rule) and not losses.falls(rule)
+    if steady and losses.last <= rule.well_below * level:
         settled = losses.near(rule) & slopes.near(rule)
         return Regime(
             "chaotic_equilibrium",
@@ -208,13 +215,24 @@ def _log(values: Float) -> Float:
     return np.asarray(np.log(np.maximum(values, _TINY)), np.float64)
 
 
-def _random_level(steps: Steps, loss: Float, rule: RegimeRule) -> float | None:
-    """The option, else the first losses if the recording covers the run's start."""
+def random_level(steps: Steps, loss: Float, rule: RegimeRule) -> float | None:
+    """Loss of a network that knows nothing yet.
+
+    Args:
+        steps: Every step at which the loss was recorded, int64, shape (n,).
+        loss: The losses; what is not finite is left out.
+        rule: Its `random_loss` comes first.
+
+    Returns:
+        The option, else the median of the first three losses if they cover the run's start;
+        None if they do not.
+    """
     if rule.random_loss is not None:
         return rule.random_loss
-    if steps[0] > max(_START_STEP, _START_PART * steps[-1]):
+    first = np.flatnonzero(np.isfinite(loss))[:3]
+    if not len(first) or steps[first[0]] > max(_START_STEP, _START_PART * steps[-1]):
         return None
-    return float(np.median(loss[:3]))
+    return float(np.median(loss[first]))
 
 
 def _since(starts: Steps, holds: NDArray[np.bool_]) -> int:

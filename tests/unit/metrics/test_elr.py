@@ -319,3 +319,32 @@ def test_without_per_tensor_values_all_tensors_still_work():
     got = Elr(random_loss=1.5).compute(measured)
     assert got.summary["regime"] == "chaotic_equilibrium"
     assert got.per_tensor == {}
+
+
+def noisy_sphere(losses, every):
+    """A walk on the sphere with unrelated gradients and given losses at every step."""
+    rng = np.random.default_rng(0)
+    n = len(losses)
+    thetas = rng.normal(size=(n, 6))
+    thetas /= np.linalg.norm(thetas, axis=1, keepdims=True)
+    slopes = rng.normal(size=(n, 6))
+    slopes -= np.sum(slopes * thetas, axis=1, keepdims=True) * thetas
+    slopes /= np.linalg.norm(slopes, axis=1, keepdims=True)
+    dense = toys.dense(thetas[::every], slopes[::every], losses=losses, rates=1.0, groups=INVARIANT)
+    dense.steps = {stream: np.arange(0, n, every) for stream in dense.steps}
+    dense.scalars["loss"] = (np.arange(n), losses)
+    dense.scalars["learning_rate"] = (np.arange(n), np.ones(n))
+    return dense
+
+
+def test_the_random_level_comes_from_every_recorded_loss_not_only_those_of_snapshots():
+    # The loss halves before the second snapshot; from snapshots alone its start would be 1.
+    losses = np.where(np.arange(2000) < 10, 2.0, 1.0)
+    regime = next(f for f in run(noisy_sphere(losses, 20)).findings if f.id == "elr.regime")
+    assert regime.evidence["random_loss"] == 2.0
+    assert run(noisy_sphere(losses, 20)).summary["regime"] == "chaotic_equilibrium"
+
+
+def test_a_loss_that_still_falls_is_no_equilibrium():
+    losses = np.where(np.arange(2000) < 10, 2.0, np.exp(-0.00022 * np.arange(2000)))
+    assert run(noisy_sphere(losses, 20)).summary["regime"] == "undetermined"
