@@ -22,7 +22,7 @@ class Mark:
         metric: The metric whose per-tensor summary holds it.
         name: The summary's name.
         label: What it is called.
-        side: ``high``, ``low`` or ``either``: where beyond the others it is worth a look.
+        side: ``high`` or ``either``: above the others, or also below them.
             ``false``: the value itself says so. ``negative``: below zero where most are not.
         factor: How many times the median of all tensors it must be beyond.
     """
@@ -30,8 +30,8 @@ class Mark:
     metric: str
     name: str
     label: str
-    side: Literal["high", "low", "either", "false", "negative"]
-    factor: float = 10.0
+    side: Literal["high", "either", "false", "negative"]
+    factor: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Standout:
 MARKS: tuple[Mark, ...] = (
     Mark("norms", "moved", "never moved", "false"),
     Mark("norms", "relative_update_median", "relative update", "either"),
-    Mark("norms", "gradient_norm_mean", "gradient norm", "either"),
-    Mark("alignment", "gamma_aggregate", "aggregate γ", "negative"),
+    # A small tensor's gradient is small by itself; only a large one says something.
+    Mark("norms", "gradient_norm_mean", "gradient norm", "high", 10.0),
+    Mark("alignment", "cosine_mean", "mean cosine", "negative"),
     Mark("elr", "angular_update", "rotation a step", "either"),
-    Mark("sharpness", "secant_max", "secant curvature", "high"),
 )
 
 #: The score of what a value says by itself, beside scores that are decades from the median.
@@ -108,9 +108,7 @@ def _beyond(mark: Mark, values: Mapping[str, float | bool]) -> Iterable[Standout
         if value <= 0:
             continue  # a tensor that never moves is marked as such, by name
         ratio = value / middle
-        if (ratio >= mark.factor and mark.side != "low") or (
-            ratio <= 1 / mark.factor and mark.side != "high"
-        ):
+        if ratio >= mark.factor or (ratio <= 1 / mark.factor and mark.side == "either"):
             times = f"{number(ratio, 2)}×" if ratio > 1 else f"1/{number(1 / ratio, 2)} of"
             why = f"{mark.label} {number(float(value))}, {times} the median"
             yield Standout(tensor, why, abs(math.log10(ratio)))

@@ -27,8 +27,16 @@ def test_far_below_counts_too_and_the_farthest_comes_first():
     assert found[0].why == "relative update 1e-6, 1/1000 of the median"
 
 
-def test_tensors_within_a_decade_do_not():
-    assert standouts(norms(a=1e-3, b=9e-3, c=1.2e-4)) == []
+def test_tensors_within_a_factor_of_three_do_not():
+    assert standouts(norms(a=1e-3, b=2.9e-3, c=3.5e-4)) == []
+    assert [s.tensor for s in standouts(norms(a=1e-3, b=3.1e-3, c=3.5e-4))] == ["b"]
+
+
+def test_a_large_gradient_stands_out_and_a_small_one_does_not():
+    entries = {"a": 1.0, "b": 1.0, "c": 1.0, "tiny": 1e-6, "large": 20.0}
+    per_tensor = {n: TensorResult({"gradient_norm_mean": g}) for n, g in entries.items()}
+    [found] = standouts({"norms": MetricResult("ok", per_tensor=per_tensor)})
+    assert (found.tensor, found.why) == ("large", "gradient norm 20, 20× the median")
 
 
 def test_two_tensors_have_no_others_to_stand_out_from():
@@ -46,14 +54,14 @@ def test_metrics_that_are_not_ok_and_undefined_values_do_not_count():
 
 
 def test_misaligned_tensors_stand_out_where_the_others_are_aligned():
-    def alignment(*gammas):
-        entries = {f"t{k}": TensorResult({"gamma_aggregate": g}) for k, g in enumerate(gammas)}
+    def alignment(*cosines):
+        entries = {f"t{k}": TensorResult({"cosine_mean": c}) for k, c in enumerate(cosines)}
         return {"alignment": MetricResult("ok", per_tensor=entries)}
 
-    [found] = standouts(alignment(1.0, 1.2, -0.4, 0.9))
+    [found] = standouts(alignment(0.8, 0.6, -0.4, 0.5))
     assert found.tensor == "t2"
-    assert found.why == "aggregate γ -0.4, the median is 0.95"
-    assert standouts(alignment(-1.0, -1.2, -0.4, 0.9)) == []
+    assert found.why == "mean cosine -0.4, the median is 0.55"
+    assert standouts(alignment(-0.8, -0.6, -0.4, 0.5)) == []
 
 
 def test_at_most_two_reasons_a_tensor_strongest_first():
@@ -62,9 +70,9 @@ def test_at_most_two_reasons_a_tensor_strongest_first():
         "ok",
         per_tensor={n: TensorResult({"angular_update": 0.5 if n == "d" else 0.01}) for n in "abcd"},
     )
-    metrics["sharpness"] = MetricResult(
+    metrics["alignment"] = MetricResult(
         "ok",
-        per_tensor={n: TensorResult({"secant_max": 500.0 if n == "d" else 1.0}) for n in "abcd"},
+        per_tensor={n: TensorResult({"cosine_mean": -0.1 if n == "d" else 0.5}) for n in "abcd"},
     )
     [found] = standouts(metrics)
-    assert found.why == "relative update 1, 1000× the median; secant curvature 500, 500× the median"
+    assert found.why == "relative update 1, 1000× the median; rotation a step 0.5, 50× the median"
