@@ -26,9 +26,9 @@ class Chunked(MemoryContainer):
 
 
 def recorded(
-    dense: Dense, first_rows: dict[str, int] | None = None, width: int = 262144
+    dense: Dense, first_rows: dict[str, dict[str, int]] | None = None, width: int = 262144
 ) -> Chunked:
-    """Record a dense run; `first_rows` says from which row on a tensor exists, in every stream."""
+    """Record a dense run; `first_rows` says for a stream from which row on a tensor exists."""
     streams = []
     for stream, named in dense.arrays.items():
         offsets: dict[str, int] = {}
@@ -40,7 +40,7 @@ def recorded(
                 tuple(rows.shape[1:]),
                 dtype,
                 offsets.get(dtype, 0),
-                (first_rows or {}).get(name, 0),
+                (first_rows or {}).get(stream, {}).get(name, 0),
             )
             offsets[dtype] = spec.offset + spec.size
             specs.append(spec)
@@ -92,12 +92,15 @@ def plan_for(
     budget: int = 2**30,
     workers: int = 2,
     scratch: int = 2**20,
+    slots: int = 2,
+    device: str = "cpu",
     params: object = None,
     steps: object = None,
 ) -> Plan:
+    """The plan of a pass over a recorded run."""
     trajectory = Trajectory(container)
     header = trajectory.header(params, steps)
-    profile = Profile("cpu", workers, 2, scratch)
+    profile = Profile(device, workers, slots, scratch)
     return make_plan(header, needs, layout_of(trajectory, header), profile, budget)
 
 

@@ -7,8 +7,9 @@ staged tile is multiplied where it lies, by one thread for each core.
 
 from __future__ import annotations
 
+import mmap
 import re
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -63,7 +64,7 @@ class Machine:
 
     def slot(self, size: int) -> Slot:
         """A buffer for staged tiles of up to `size` bytes."""
-        host = torch.empty(size, dtype=torch.uint8)
+        host = _host_memory(size)
         return Slot(host, host)
 
     def upload(self, slot: Slot, size: int) -> None:
@@ -164,6 +165,17 @@ class CudaMachine(Machine):
     def window_dots(self, a: torch.Tensor, windows: torch.Tensor) -> Sum:
         """As on the processor, without leaving the device."""
         return torch.bmm(a.unsqueeze(1), windows.transpose(1, 2)).squeeze(1).to(torch.float64)
+
+
+def _host_memory(size: int) -> torch.Tensor:
+    """Bytes in large pages where the system has them."""
+    # A sub-block of columns touches every row of a tile, and each row lies in other pages.
+    if size == 0 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # not built into every kernel
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.from_numpy(np.frombuffer(memory, np.uint8))
 
 
 def machine_for(device: str) -> Machine:

@@ -28,7 +28,7 @@ JOINED_BYTES = 2**25
 #: Most rows that are held in float64 at a time; more would leave room for few columns in cache.
 WINDOW_ROWS = 4096
 #: Fewest columns worth multiplying at a time.
-LEAST_COLUMNS = 64
+LEAST_COLUMNS = 16
 #: From this many consecutive lags on, products are formed by dense blocks of rows.
 WIDE_BAND = 24
 #: Each part of a tile starts at a multiple of this many bytes.
