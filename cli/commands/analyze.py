@@ -73,7 +73,8 @@ def analyze(
             return 0
         if json is not None:
             _write(Path(json), report.to_json() + "\n")
-        terminal.write(screen(terminal, report, trajectory))
+        header = trajectory.header(selection["params"], steps)
+        terminal.write(screen(terminal, report, header))
     return 0
 
 

@@ -15,27 +15,30 @@ from .info import described, provenance
 from .spark import sparkline
 from .standouts import standouts
 from .terminal import Terminal
-from .text import counted, number, seconds, shorten, size, steps_between
+from .text import clean, clip, counted, number, seconds, shorten, size, steps_between
 
 if TYPE_CHECKING:
-    from trajfile.reader import Trajectory
+    from trajfile.engine.header import Header
     from trajfile.report import Finding, Report
 
 HEIGHT = 40
 _MOST_FINDINGS = 6
 _MOST_TENSORS = 5
-_MOST_STREAM_LINES = 5
+_MOST_STREAM_LINES = 3
+_VERDICT_LINES = 4
+_REASON_LINES = 5
 _MOST_SCALARS = 3
 _SHORTEST_REASON, _LONGEST_REASON = 20, 70
 
 
-def screen(terminal: Terminal, report: Report, trajectory: Trajectory | None = None) -> list[str]:
+def screen(terminal: Terminal, report: Report, header: Header | None = None) -> list[str]:
     """The report on one screen.
 
     Args:
         terminal: Where it is shown.
         report: A report of `trajfile.analyze`.
-        trajectory: The run, if it is at hand: adds cadences and gradient provenance.
+        header: What was selected of the run, if it is at hand: adds cadences, scalars and the
+            provenance of gradients.
 
     Returns:
         At most `HEIGHT` finished lines: what was recorded, the verdict, findings by severity,
@@ -43,9 +46,11 @@ def screen(terminal: Terminal, report: Report, trajectory: Trajectory | None = N
         where the whole would not fit, and say how many are left out.
     """
     top = [
-        *_recorded(terminal, report, trajectory),
+        *_recorded(terminal, report, header),
         "",
-        *terminal.lines(terminal.line((report.verdict, "verdict"))),
+        *terminal.lines(
+            terminal.line((clip(clean(report.verdict), _VERDICT_LINES * terminal.width), "verdict"))
+        ),
     ]
     bottom = [
         "",
@@ -57,7 +62,7 @@ def screen(terminal: Terminal, report: Report, trajectory: Trajectory | None = N
     return [*top, *_findings(terminal, report, HEIGHT - len(top) - len(bottom)), *bottom]
 
 
-def _recorded(terminal: Terminal, report: Report, trajectory: Trajectory | None) -> list[str]:
+def _recorded(terminal: Terminal, report: Report, header: Header | None) -> list[str]:
     source, run = report.source, report.run
     version = ".".join(map(str, source.format_version))
     lines = [terminal.line((source.path, "title"), f"  {source.container} {version}")]
@@ -65,7 +70,7 @@ def _recorded(terminal: Terminal, report: Report, trajectory: Trajectory | None)
     if optimizer := described(source.optimizer):
         parts.append(optimizer)
     lines.append(terminal.line(" · ".join(parts)))
-    lines += [terminal.line(line) for line in _streams(terminal, report, trajectory)]
+    lines += [terminal.line(line) for line in _streams(terminal, report, header)]
     lines.append(
         terminal.line(
             (
@@ -78,11 +83,11 @@ def _recorded(terminal: Terminal, report: Report, trajectory: Trajectory | None)
     return terminal.lines(*lines, fit="cut")
 
 
-def _streams(terminal: Terminal, report: Report, trajectory: Trajectory | None) -> list[str]:
+def _streams(terminal: Terminal, report: Report, header: Header | None) -> list[str]:
     """Streams of equal extent share a line."""
     alike: dict[str, list[str]] = {}
     for name, stream in report.source.streams.items():
-        often = _cadence(trajectory, name, stream.rows, stream.first_step, stream.last_step)
+        often = cadence(header.steps[name]) if header is not None and stream.rows > 1 else ""
         extent = "no rows"
         if stream.rows:
             between = steps_between(stream.first_step, stream.last_step)
@@ -90,54 +95,33 @@ def _streams(terminal: Terminal, report: Report, trajectory: Trajectory | None) 
             extent = f"{counted(stream.rows, 'row')}, {word} {between}"
         alike.setdefault(extent + (f", {often}" if often else ""), []).append(name)
     lines = [f"{', '.join(names)}: {extent}" for extent, names in alike.items()]
-    if trajectory is not None:
-        scalars = " · ".join(_scalars(report, trajectory))
-        facts = list(filter(None, [scalars, provenance(trajectory.manifest.gradient)]))
-        joined = " · ".join(facts)
-        lines += [joined] if 0 < len(joined) <= terminal.width else facts
     if len(lines) > _MOST_STREAM_LINES:
         rest = len(lines) - _MOST_STREAM_LINES + 1
         lines[_MOST_STREAM_LINES - 1 :] = [f"and {rest} more (trajfile info shows them)"]
+    if header is not None:
+        scalars = " · ".join(_scalars(header))
+        facts = list(filter(None, [scalars, provenance(header.gradient)]))
+        joined = " · ".join(facts)
+        lines += [joined] if 0 < len(joined) <= terminal.width else facts
     return lines
 
 
-def _scalars(report: Report, trajectory: Trajectory) -> list[str]:
-    """The first few scalars and how they went over the analysed steps."""
-    extents = [s for s in report.source.streams.values() if s.rows]
-    first = min((s.first_step for s in extents if s.first_step is not None), default=None)
-    last = max((s.last_step for s in extents if s.last_step is not None), default=None)
-    names = list(trajectory.manifest.scalars)
+def _scalars(header: Header) -> list[str]:
+    """The first few scalars and how they went."""
     told = []
-    for name in names[:_MOST_SCALARS]:
-        steps, values = trajectory.scalars[name]
-        if first is not None and last is not None:
-            values = values[(steps >= first) & (steps <= last)]
+    for name, (_, values) in list(header.scalars.items())[:_MOST_SCALARS]:
         if len(values):
             start, end = number(float(values[0])), number(float(values[-1]))
             told.append(f"{shorten(name, 24)} {start if start == end else f'{start} → {end}'}")
-    if len(names) > _MOST_SCALARS:
-        told.append(f"{counted(len(names) - _MOST_SCALARS, 'more scalar')}")
+    if len(header.scalars) > _MOST_SCALARS:
+        told.append(f"{counted(len(header.scalars) - _MOST_SCALARS, 'more scalar')}")
     return told
-
-
-def _cadence(
-    trajectory: Trajectory | None, stream: str, rows: int, first: int | None, last: int | None
-) -> str:
-    """How often the stream was recorded, where the analysed rows are a whole range of steps."""
-    if trajectory is None or first is None or last is None or rows < 2:
-        return ""
-    steps = trajectory.steps(stream)
-    steps = steps[(steps >= first) & (steps <= last)]
-    return cadence(steps) if len(steps) == rows else ""
 
 
 def _findings(terminal: Terminal, report: Report, room: int) -> list[str]:
     """As many findings as fit into the room, each wrapped below its own severity."""
     folded = _folded(report.findings)
-    blocks = [
-        _hanging(terminal, f"{finding.severity:<5}", finding.severity, _said(finding, same))
-        for finding, same in folded
-    ]
+    blocks = [_finding(terminal, finding, same) for finding, same in folded]
     for shown in range(min(len(blocks), _MOST_FINDINGS), -1, -1):
         lines = [line for block in blocks[:shown] for line in block]
         if left := sum(1 + same for _, same in folded[shown:]):
@@ -156,13 +140,11 @@ def _folded(findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
     return [(alike[0], len(alike) - 1) for alike in folded.values()]
 
 
-def _said(finding: Finding, same: int) -> str:
-    return finding.message + (f" (and {same} more of {finding.id})" if same else "")
-
-
-def _hanging(terminal: Terminal, lead: str, style: str, body: str) -> list[str]:
-    row = (terminal.text(lead, style), terminal.text(body))
-    return terminal.lines(*grid(terminal, [row]))
+def _finding(terminal: Terminal, finding: Finding, same: int) -> list[str]:
+    message = clip(clean(finding.message), 3 * terminal.width - 50)
+    more = f" (and {same} more of {finding.id})" if same else ""
+    severity = terminal.text(f"{finding.severity:<5}", finding.severity)
+    return terminal.lines(*grid(terminal, [(severity, terminal.text(message + more))]))
 
 
 def _metrics(terminal: Terminal, report: Report) -> list[str]:
@@ -200,7 +182,8 @@ def _metrics(terminal: Terminal, report: Report) -> list[str]:
     rows = terminal.lines(*lines, fit="cut")
     if absent:
         reasons = "; ".join(f"{key} ({_shortest(r.reason)})" for key, r in absent.items())
-        rows += terminal.lines(terminal.line((f"not computed: {reasons}", "aside")))
+        reasons = clip(f"not computed: {reasons}", _REASON_LINES * terminal.width - 20)
+        rows += terminal.lines(terminal.line((reasons, "aside")))
     return rows
 
 
@@ -225,7 +208,7 @@ def _shortest(reason: str | None) -> str:
     text = text.rstrip(".")
     if text[:2].istitle():
         text = text[0].lower() + text[1:]
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+    return clip(text, _LONGEST_REASON)
 
 
 def _tensors(terminal: Terminal, report: Report) -> list[str]:

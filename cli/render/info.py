@@ -14,7 +14,7 @@ from rich.text import Text
 from .cadence import cadence, distinct
 from .grid import grid
 from .terminal import Terminal
-from .text import count, counted, listed, number, shorten, size, steps_between
+from .text import clip, count, counted, listed, number, shorten, size, steps_between
 
 if TYPE_CHECKING:
     from trajfile.reader import Trajectory
@@ -110,9 +110,9 @@ def _when(commits: NDArray[np.int64]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, (dict, list)):
         text = json.dumps(value, ensure_ascii=False)
-        return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+        return clip(text, _LONGEST_VALUE)
     if isinstance(value, str):
-        return value if len(value) <= _LONGEST_VALUE else value[: _LONGEST_VALUE - 1] + "…"
+        return clip(value, _LONGEST_VALUE)
     return number(value, 6)
 
 

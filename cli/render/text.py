@@ -50,6 +50,11 @@ def shorten(text: str, width: int) -> str:
     return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def clip(text: str, width: int) -> str:
+    """At most `width` characters; what is left out of the end is marked by an ellipsis."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def count(value: int) -> str:
     """An integer with thin separators between thousands, from five digits on."""
     return f"{value:,}".replace(",", THIN) if abs(value) >= 10_000 else str(value)

@@ -31,6 +31,7 @@ def replaced(report, **changes):
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_always_forty_lines_within_the_width(width, findings, tensor, encoding, monkeypatch):
     report = periodic(tensor, findings=findings)
+    report = replaced(report, verdict=f"{report.verdict} {tensor * 8} is not finite.")
     lines = lines_of(report, width, encoding, monkeypatch=monkeypatch)
     assert len(lines) <= HEIGHT
     assert all(len(line) <= width for line in lines if not line.startswith("Next:"))

@@ -33,7 +33,7 @@ def test_report_fits_the_screen(path, monkeypatch):
         for width in (80, 100, 120):
             monkeypatch.setenv("COLUMNS", str(width))
             terminal = Terminal(io.TextIOWrapper(io.BytesIO(), "utf-8"))
-            lines = screen(terminal, report, trajectory)
+            lines = screen(terminal, report, trajectory.header())
             assert len(lines) <= HEIGHT
             assert all(len(line) <= width for line in lines[:-1])
             assert lines[-1].startswith("Next: trajfile ")
