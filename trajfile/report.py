@@ -75,6 +75,7 @@ class MetricResult(msgspec.Struct, frozen=True):
         sentence: What happened, in one sentence; None if there is nothing to tell.
         salience: How much the sentence deserves the headline, 0 to 1.
         options: The thresholds and choices in force.
+        caveat: A few words without which the figures would mislead, to stand beside them.
     """
 
     status: Status
@@ -89,6 +90,7 @@ class MetricResult(msgspec.Struct, frozen=True):
     sentence: str | None = None
     salience: float = 0.0
     options: dict[str, Value] = {}
+    caveat: str | None = None
 
 
 class StreamSource(msgspec.Struct, frozen=True):

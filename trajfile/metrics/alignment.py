@@ -130,6 +130,7 @@ class Alignment(Metric):
             sentence=self._sentence(summary),
             salience=0.7 if summary["verdict"] == "misaligned" else 0.35,
             options=self.options,
+            caveat=source.caveat,
         )
 
     def _reference(self, header: Header) -> int:
@@ -193,10 +194,10 @@ class Alignment(Metric):
                 Finding(
                     "alignment.verdict",
                     "warn" if summary["verdict"] == "misaligned" else "info",
-                    f"{summary['violated_fraction']:.0%} of the updates point away from the "
+                    f"{_share(summary['violated_fraction'])} of the updates point away from the "
                     f"snapshot of step {summary['reference_step']}{most}, and "
-                    f"{summary['approach_fraction']:.0%} of the rows come nearer to it: "
-                    f"{summary['verdict']}.",
+                    f"{_share(summary['approach_fraction']).lower()} of the rows come nearer to "
+                    f"it: {summary['verdict']}.",
                     {
                         "approach_fraction": summary["approach_fraction"],
                         "violated_fraction": summary["violated_fraction"],
@@ -309,3 +310,8 @@ def _per_tensor(
             }
         )
     return results
+
+
+def _share(part: float) -> str:
+    """A part of a whole at the start of a sentence."""
+    return {0.0: "None", 1.0: "All"}.get(part, f"{part:.0%}")

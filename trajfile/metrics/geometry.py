@@ -36,7 +36,7 @@ class Geometry(Metric):
     pca_rows: int = 64
 
     id: ClassVar[str] = "geometry"
-    title: ClassVar[str] = "Shape of the trajectory"
+    title: ClassVar[str] = "shape of the trajectory"
     definition: ClassVar[str] = (
         "Distance from initialisation ‖θ_k − θ_0‖; path length Σ_{j<k} ‖θ_{j+1} − θ_j‖ over the "
         "recorded snapshots; PCA: with X the centred snapshots as rows, the Gram matrix XXᵀ = "

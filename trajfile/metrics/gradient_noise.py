@@ -57,7 +57,7 @@ class GradientNoise(Metric):
             raise UsageError(f"gradient_noise.divisor is 'L' or 'L-1', found {self.divisor!r}")
 
     id: ClassVar[str] = "gradient_noise"
-    title: ClassVar[str] = "Gradient covariance and break-even point"
+    title: ClassVar[str] = "gradient covariance and break-even point"
     definition: ClassVar[str] = (
         "K = (1/L) Σ (g_i − ḡ)(g_i − ḡ)ᵀ over L mini-batch gradients at one θ. Its non-zero "
         "eigenvalues are those of the centred Gram matrix of the samples divided by L: λ₁ is the "

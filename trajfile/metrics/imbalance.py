@@ -54,7 +54,7 @@ class Imbalance(Metric):
     max_width: int = 2048
 
     id: ClassVar[str] = "imbalance"
-    title: ClassVar[str] = "Layer imbalance and its two phases"
+    title: ClassVar[str] = "layer imbalance and its two phases"
     definition: ClassVar[str] = (
         "max_abs is max |‖W_i‖² − ‖W_j‖²| over all pairs of layers (form after the paper), with "
         "Frobenius norms. frobenius_max is the largest ‖D_i‖_F over adjacent pairs, D_i = "

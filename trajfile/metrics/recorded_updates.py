@@ -42,6 +42,12 @@ class UpdateSource:
         return len(self.steps) if self.recorded else max(len(self.steps) - 1, 0)
 
     @property
+    def caveat(self) -> str | None:
+        """What must be said beside every figure that rests on these updates, or None."""
+        strided = not self.recorded and (strides(self.steps) > 1).any()
+        return "mean updates over strides" if strided else None
+
+    @property
     def sign(self) -> int:
         """Of the factor from row to update."""
         return 1 if self.recorded else -1

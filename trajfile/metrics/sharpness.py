@@ -70,7 +70,7 @@ class Sharpness(Metric):
     edge_samples: int = 8
 
     id: ClassVar[str] = "sharpness"
-    title: ClassVar[str] = "Sharpness against the stability limit"
+    title: ClassVar[str] = "sharpness against the stability limit"
     definition: ClassVar[str] = (
         "Sharpness is λ_max of the loss Hessian. The secant curvature of an update is "
         "⟨Δg, Δθ⟩/‖Δθ‖², a lower bound of λ_max of the Hessian averaged along it. The Ritz value "
@@ -174,6 +174,9 @@ class Sharpness(Metric):
             sentence=sentence,
             salience=salience,
             options=self.options,
+            caveat="gradient noise, no bound"
+            if estimate.kind == "ritz_lower_bound" and _noise(header) is not None
+            else None,
         )
 
     def _recorded_name(self, header: Header) -> str | None:
