@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trajfile.errors import UsageError
 
+_LAST = 2**63 - 1  # beyond any step, and the most that an int64 comparison takes
 _STEPS = re.compile(r"(\d*):(\d*)(?::(\d*))?")
 
 
@@ -61,7 +62,9 @@ class StepSlice:
                 f"steps {start}:{'' if stop is None else stop}:{stride}: the ends are step values "
                 "of at least 0, and the stride is at least 1"
             )
-        return cls(start, stop, stride)
+        return cls(
+            min(start, _LAST), None if stop is None else min(stop, _LAST), min(stride, _LAST)
+        )
 
     def __call__(self, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the steps are selected.
