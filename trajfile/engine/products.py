@@ -216,10 +216,11 @@ def _answer(rows: RowNeeds, answer: Answer, total: Float, singles: dict[str, Flo
             # <a_i, b_(i+lag)> stands in row i+lag of the mirror image, at lag -lag.
             shifted = np.full(len(values), np.nan)
             source = values[:, stored.index(-lag)]
+            count = max(0, len(values) - abs(lag))
             if lag < 0:
-                shifted[-lag:] = source[: len(values) + lag]
+                shifted[len(values) - count :] = source[:count]
             else:
-                shifted[: len(values) - lag] = source[lag:]
+                shifted[:count] = source[len(values) - count :]
             columns.append(shifted)
         return np.stack(columns, axis=1)
 
