@@ -24,6 +24,7 @@ from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
+from trajfile.containers.writer_lock import WriterLock
 from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, ResourceError, Unsafe
 
@@ -37,16 +38,26 @@ def joined_key(key: str) -> str:
 
 
 class Hdf5Store:
-    """The arrays of one HDF5 file."""
+    """The arrays of one HDF5 file.
+
+    Args:
+        file: The file, open.
+        path: Where it lies.
+        identity: Its root attributes.
+        lock: Held by who appends; None for reading.
+    """
 
     kind = "hdf5"
 
-    def __init__(self, file: h5py.File, path: Path, identity: Attributes, *, writable: bool):
+    def __init__(
+        self, file: h5py.File, path: Path, identity: Attributes, lock: WriterLock | None = None
+    ):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
         self._file = file
         self._path = path
-        self._writable = writable
+        self._lock = lock
+        self._writable = lock is not None
         self._failed = False
         self._superblock = b""  # as in single-writer mode
         self._datasets: dict[str, h5d.DatasetID] = {}
@@ -182,6 +193,8 @@ class Hdf5Store:
         finally:
             if self._failed:
                 self._restore()
+            if self._lock is not None:
+                self._lock.close()
 
     def _restore(self) -> None:
         """Take back what closing wrote into the superblock.
