@@ -23,6 +23,11 @@ from trajfile.errors import ResourceError
 from trajfile.schema import GRADIENT_SAMPLES
 
 
+#: What threads, allocators and libraries take beyond the buffers of a pass; measured near 10 MiB.
+#: Left out of budgets so small that it would be most of them.
+LIBRARIES_BYTES = 2**24
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What one pass will read and hold.
@@ -155,6 +160,7 @@ def _plan(
     fixed = {
         "sums": totals + (tensor_bytes if per_tensor else 0),
         "layer matrices": layer_bytes(header, rows.layers),
+        "set aside for libraries": min(max(budget - 3 * LIBRARIES_BYTES, 0), LIBRARIES_BYTES),
     }
     shape = Shaper(header, rows, layout, profile, budget - sum(fixed.values()), budget).best()
     strips = tuple(cut_strips(header, rows, layout.chunk_columns, shape.width))
