@@ -133,6 +133,13 @@ def phrases(metric_id: str, result: MetricResult) -> list[str]:
     """The metric's figures as text, those without a value left out.
 
     A caveat comes first, in the place of a leading word: it says what the figures are instead.
+
+    Args:
+        metric_id: The metric.
+        result: What it found.
+
+    Returns:
+        Phrases, the most important first.
     """
     figures = view_of(metric_id).figures
     caveat = [result.caveat] if result.caveat else []
