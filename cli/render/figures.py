@@ -130,9 +130,22 @@ def view_of(metric_id: str) -> View:
 
 
 def phrases(metric_id: str, result: MetricResult) -> list[str]:
-    """The metric's figures as text, those without a value left out."""
-    made = (_phrase(figure, result) for figure in view_of(metric_id).figures)
-    return [phrase for phrase in made if phrase]
+    """The metric's figures as text, those without a value left out.
+
+    A caveat comes first, in the place of a leading word: it says what the figures are instead.
+
+    Args:
+        metric_id: The metric.
+        result: What it found.
+
+    Returns:
+        Phrases, the most important first.
+    """
+    figures = view_of(metric_id).figures
+    caveat = [result.caveat] if result.caveat else []
+    if caveat and figures and figures[0].kind == "word":
+        figures = figures[1:]
+    return caveat + [phrase for figure in figures if (phrase := _phrase(figure, result))]
 
 
 def drawn_series(metric_id: str, result: MetricResult) -> tuple[str, list[float | None]] | None:

@@ -69,7 +69,7 @@ class OnDiskContract(ContainerContract):
             reader.close()
         writer.close()
 
-    def test_readers_in_another_process_and_a_kill(self, tmp_path: Path) -> None:
+    def test_readers_in_another_process_a_kill_and_a_resume(self, tmp_path: Path) -> None:
         path = tmp_path / ("live" + self.suffix)
         script = (
             "import sys; from tests.contract.on_disk import LIVE, live_commits\n"
@@ -102,6 +102,13 @@ class OnDiskContract(ContainerContract):
             last = int(writer.stdout.readline())
             writer.send_signal(signal.SIGKILL)
         self._check_live(path, commits, at_least=last + 1)
+        container = open_container(path, writable=True)
+        committed = len(container.commits())
+        for commit in commits[committed:]:
+            container.append(commit)
+        container = self.again(container)
+        Expected.of(LIVE, commits).check(container)
+        container.close()
 
     def _check_live(self, path: Path, commits: list[Commit], at_least: int) -> None:
         reader = open_container(path)

@@ -131,7 +131,7 @@ def test_many_rows_in_little_memory_are_read_once_in_blocks_that_carry_rows():
     steps = np.arange(rows)
     dense = Dense(
         {"params": steps, "gradients": steps},
-        {s: {"w": walk(generator, rows, (300,))} for s in ("params", "gradients")},
+        {s: {"w": walk(generator, rows, (1000,))} for s in ("params", "gradients")},
     )
     limited = Row("params", Timeline(("params",), limit=20), "offset", 0)
     last = Row("params", P, "offset", rows - 1)
@@ -141,14 +141,14 @@ def test_many_rows_in_little_memory_are_read_once_in_blocks_that_carry_rows():
         Inner(last, STEP),
     ]
     container = recorded(dense)
-    data = 2 * rows * 300 * 4
-    budget = data // 6
+    data = 2 * rows * 1000 * 4
+    budget = data // 10
     plan = plan_for(container, needs, budget=budget, workers=1)
     assert len(plan.blocks) > 3
     result = measured(container, needs, budget=budget, workers=1)
     assert result.bytes_read == container.bytes_read == data
     assert result.peak_bytes <= budget
-    seen = np.zeros((2, rows, 300), int)
+    seen = np.zeros((2, rows, 1000), int)
     for read in container.reads:
         seen[int(read.stream == "params"), slice(*read.rows), slice(*read.columns)] += 1
     assert (seen == 1).all()

@@ -20,11 +20,13 @@ from trajfile.containers.hdf5_open import (
     open_for_reading,
     read_superblock,
 )
+from trajfile.containers.hdf5_resume import clear_writer_mark, put_back
 from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, new_identity
 from trajfile.containers.journal import Journal
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
+from trajfile.containers.writer_lock import WriterLock
 from trajfile.errors import ResourceError, UsageError
 from trajfile.schema import Manifest
 
@@ -56,12 +58,12 @@ def create_hdf5(
                     width = max(spec.chunk[1], _JOINED_CHUNK)
                     joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
                     _create_array(file, joined, compression)
-            store = Hdf5Store(file, path, identity, writable=True)
+            store = Hdf5Store(file, path, identity, WriterLock(path))
             store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(), np.uint8))
             return Journal(store, writable=True, power=durability == "power")
         except BaseException:
-            file.close()
             path.unlink()
+            file.close()
             raise
 
 
@@ -72,13 +74,23 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
         identity = read_identity(file)
         check_identity(identity, path)
         check_links(file, path)
-        if writable:
-            file.close()
-            file = _open_for_writing(path)
-        store = Hdf5Store(file, path, identity, writable=writable)
-        return Journal(store, writable=writable, power=durability == "power")
+        if not writable:
+            return Journal(Hdf5Store(file, path, identity), writable=False, power=False)
     except BaseException:
         file.close()
+        raise
+    file.close()
+    lock = WriterLock(path)
+    try:
+        file = _open_for_writing(path, lock)
+        try:
+            store = Hdf5Store(file, path, identity, lock)
+            return Journal(store, writable=True, power=durability == "power")
+        except BaseException:
+            file.close()
+            raise
+    except BaseException:
+        lock.close()
         raise
 
 
@@ -130,12 +142,24 @@ def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> 
         h5py.Dataset(made).attrs["dtype"] = spec.dtype
 
 
-def _open_for_writing(path: Path) -> h5py.File:
-    if read_superblock(path).writing:
+def _open_for_writing(path: Path, lock: WriterLock) -> h5py.File:
+    if not read_superblock(path).writing:
+        return _open_closed(path)
+    if not lock.certain:
         raise ResourceError(
-            f"{path} is open in another writer, or was left by one that was killed; its "
-            "committed steps can be read: wait for the writer, or record into a new file"
+            f"{path} is open in another writer, or was left by one that was killed, and this "
+            "system cannot tell which: record into a new file"
         )
+    superblock = clear_writer_mark(path)
+    try:
+        return _open_closed(path)
+    except BaseException:
+        put_back(path, superblock)
+        raise
+
+
+def _open_closed(path: Path) -> h5py.File:
+    """Open a cleanly closed file for writing."""
     try:
         return h5py.File(path, "r+", libver=_BOUNDS)
     except OSError as error:

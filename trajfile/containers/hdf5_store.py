@@ -14,15 +14,18 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5d, h5p, h5s, h5z
+from h5py import h5d, h5p, h5s
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
 from trajfile.containers.full_disk import full_disk_as_resource_error
+from trajfile.containers.hdf5_lanes import Lane, in_memory, select
 from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
-from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
+from trajfile.containers.hdf5_types import file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
+from trajfile.containers.writer_lock import WriterLock
+from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, ResourceError, Unsafe
 
 
@@ -35,22 +38,32 @@ def joined_key(key: str) -> str:
 
 
 class Hdf5Store:
-    """The arrays of one HDF5 file."""
+    """The arrays of one HDF5 file.
+
+    Args:
+        file: The file, open.
+        path: Where it lies.
+        identity: Its root attributes.
+        lock: Held by who appends; None for reading.
+    """
 
     kind = "hdf5"
 
-    def __init__(self, file: h5py.File, path: Path, identity: Attributes, *, writable: bool):
+    def __init__(
+        self, file: h5py.File, path: Path, identity: Attributes, lock: WriterLock | None = None
+    ):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
         self._file = file
         self._path = path
-        self._writable = writable
+        self._lock = lock
+        self._writable = lock is not None
         self._failed = False
         self._superblock = b""  # as in single-writer mode
         self._datasets: dict[str, h5d.DatasetID] = {}
         self._filters: dict[str, tuple[int, ...]] = {}
         self._lanes: dict[str, int] = {}  # those that can widen: columns of the first dataset
-        self._present: dict[str, NDArray[np.int64]] = {}
+        self._readers: dict[str, Lane] = {}
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
@@ -64,7 +77,7 @@ class Hdf5Store:
 
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
-        return sum(self._dataset(part).shape[1] for part in self._parts(key))
+        return sum(int(self._dataset(part).shape[1]) for part in self._parts(key))
 
     def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
         """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
@@ -87,7 +100,11 @@ class Hdf5Store:
             )
         out = np.empty(wanted, dtype)
         if out.size:
-            self._transfer_in(key, dataset, tuple(slice(0, n) for n in wanted), out, 0)
+            space = select(dataset, tuple(slice(0, n) for n in wanted))
+            try:
+                dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
+            except (OSError, RuntimeError) as error:
+                raise self._damaged(key, "the table cannot be read", "T012") from error
         return out
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
@@ -104,20 +121,18 @@ class Hdf5Store:
 
     def read(self, key: str, rows: slice, columns: slice, out: Array) -> None:
         """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
+        bits = bits_of(out)
         for part, inside, outside in self._split(key, columns):
             if out.size and inside.stop > inside.start:
-                dataset = self._dataset(part, lane=True)
-                if rows.stop > dataset.shape[0] or inside.stop > dataset.shape[1]:
-                    raise self._damaged(part, f"has only shape {dataset.shape}", "T009")
-                self._check_present(part, rows, inside)
-                self._transfer_in(part, dataset, (rows, inside), out, outside.start)
+                self._readers[part].read(rows, inside, bits, outside.start)
 
     def write(self, key: str, start: int, values: Array) -> None:
         """Write whole rows from row ``start`` on."""
         width = values.shape[1] if values.ndim > 1 else 1
         for part, inside, outside in self._split(key, slice(0, width)):
             dataset = self._dataset(part)
-            self._present.pop(part, None)
+            if part in self._readers:
+                self._readers[part].forget()
             stop = start + len(values)
             with self._writing():
                 shape = dataset.shape
@@ -125,12 +140,12 @@ class Hdf5Store:
                     dataset.set_extent((stop, *shape[1:]))
                 if values.size and inside.stop > inside.start:
                     block = (slice(start, stop), inside)[: values.ndim]
-                    space, memory = _select(dataset, block), _memory(values, block, outside.start)
+                    space, memory = select(dataset, block), in_memory(values, block, outside.start)
                     dataset.write(memory, space, values, dataset.get_type())
 
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane."""
-        return int(self._dataset(key, lane=True).get_create_plist().get_chunk()[1])
+        return self._readers[key].width
 
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on."""
@@ -178,6 +193,8 @@ class Hdf5Store:
         finally:
             if self._failed:
                 self._restore()
+            if self._lock is not None:
+                self._lock.close()
 
     def _restore(self) -> None:
         """Take back what closing wrote into the superblock.
@@ -226,48 +243,16 @@ class Hdf5Store:
         if not spec.lane:
             if filters:
                 raise self._wrong(spec.key, "is filtered, yet rewritten in place")
-        elif rows != 1 or width > MAX_CHUNK_COLUMNS or filters[-1:] != (h5z.FILTER_FLETCHER32,):
-            raise self._wrong(spec.key, f"has chunks of {rows} x {width} through filters {filters}")
-        if ZSTD_FILTER in filters:
-            load_zstd(self._path)
-
-    def _transfer_in(
-        self, key: str, dataset: h5d.DatasetID, block: tuple[slice, ...], out: Array, at: int
-    ) -> None:
-        view = out.view(f"<u{out.dtype.itemsize}")
-        space, memory = _select(dataset, block), _memory(out, block, at)
+            return
+        if rows != 1 or width > MAX_CHUNK_COLUMNS:
+            raise self._wrong(spec.key, f"has chunks of {rows} x {width}")
         try:
-            dataset.read(memory, space, view, dataset.get_type())
-        except (OSError, RuntimeError) as error:
-            raise self._damaged(key, "a chunk fails its checksum or cannot be read", "T012") from (
-                error
-            )
-
-    def _check_present(self, key: str, rows: slice, columns: slice) -> None:
-        """HDF5 returns zeros for a chunk that is not there; look before reading."""
-        width = int(self._dataset(key, lane=True).get_create_plist().get_chunk()[1])
-        wanted_columns = np.arange(columns.start // width, (columns.stop - 1) // width + 1)
-        wanted = np.arange(rows.start, rows.stop)[:, None] * 2**24 + wanted_columns
-        if key not in self._present:
-            self._present[key] = self._chunk_codes(key, width)
-        known = self._present[key]
-        place = np.searchsorted(known, wanted)
-        found = known[np.minimum(place, len(known) - 1)] == wanted if len(known) else False
-        if not np.all(found):
-            row = rows.start + int(np.argmin(np.all(np.broadcast_to(found, wanted.shape), axis=1)))
-            raise self._damaged(key, f"a committed chunk of row {row} is missing", "T011")
-
-    def _chunk_codes(self, key: str, width: int) -> NDArray[np.int64]:
-        """Of every chunk that is stored with all its filters applied: row * 2^24 + column."""
-        codes: list[int] = []
-
-        def note(chunk: h5d.StoreInfo) -> None:
-            row, column = chunk.chunk_offset
-            if chunk.filter_mask == 0 and row < 2**38:
-                codes.append(row * 2**24 + column // width)
-
-        self._dataset(key, lane=True).chunk_iter(note)
-        return np.sort(np.array(codes, np.int64))
+            lane = Lane(dataset, filters, lambda what, rule: self._damaged(spec.key, what, rule))
+        except ValueError as error:
+            raise self._wrong(spec.key, str(error)) from error
+        if lane.compression == "zstd" and self._writable:
+            load_zstd(self._path)
+        self._readers[spec.key] = lane
 
     @staticmethod
     def _stored(dataset: h5d.DatasetID) -> int:
@@ -292,18 +277,3 @@ class Hdf5Store:
             location=f"/{key}",
             rule=rule,
         )
-
-
-def _select(dataset: h5d.DatasetID, block: tuple[slice, ...]) -> h5s.SpaceID:
-    space = dataset.get_space()
-    start = tuple(part.start for part in block)
-    space.select_hyperslab(start, tuple(part.stop - part.start for part in block))
-    return space
-
-
-def _memory(values: Array, block: tuple[slice, ...], at: int) -> h5s.SpaceID:
-    """The part of an array in memory that takes or gives a block, from column ``at`` on."""
-    space = h5s.create_simple(values.shape)
-    if values.ndim > 1:
-        space.select_hyperslab((0, at), (len(values), block[1].stop - block[1].start))
-    return space

@@ -8,26 +8,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Array, Commit, Rows
 from trajfile.containers.checks import check_commit, row_count, stored_scalar
-from trajfile.containers.record import (
-    Record,
-    counts_decrease,
-    crc32c,
-    has_record_width,
-    keys_crc,
-    scalars_crc,
-    valid_records,
-)
+from trajfile.containers.extents import extents
+from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
+from trajfile.containers.state import first_line, load_state, mismatch
 from trajfile.containers.store import (
     COMMITS,
     MANIFEST,
-    MAX_MANIFEST_BYTES,
     SCALAR_STEP,
     SCALAR_VALUE,
     ArrayStore,
@@ -35,8 +27,8 @@ from trajfile.containers.store import (
     stream_key,
 )
 from trajfile.dtypes import bits_of
-from trajfile.errors import Damaged, ResourceError, Unsafe, UsageError
-from trajfile.schema import ABSENT_BITS, Manifest, SchemaError, StreamSpec, parse_manifest
+from trajfile.errors import ResourceError, UsageError
+from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 
 
 class Journal:
@@ -59,8 +51,7 @@ class Journal:
         self._store = store
         self._power = power
         self._open_for_append = writable
-        self._table = self._load_table()
-        self._manifest, self._record = self._load_state()
+        self._table, self._manifest, self._record = load_state(store)
         store.expect(layout(self._manifest))
         if writable:
             self._drop_uncommitted()
@@ -85,7 +76,7 @@ class Journal:
         if self._manifest.by_name[stream].sampled:
             samples = self._store.load(stream_key(stream, "sample"), rows).astype(np.int32)
         if keys_crc(steps, samples) != self._record.keys_crcs[self._index(stream)]:
-            raise self._mismatch(key)
+            raise mismatch(self._store, key)
         return steps, samples
 
     def scalars(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -96,7 +87,7 @@ class Journal:
         values = np.ascontiguousarray(stored[:, : len(self._manifest.scalars)])
         floats: NDArray[np.float64] = values.view(np.float64)
         if scalars_crc(0, steps, floats) != self._record.scalars_crc:
-            raise self._mismatch(SCALAR_VALUE)
+            raise mismatch(self._store, SCALAR_VALUE)
         return steps, floats
 
     def read(self, stream: str, lane: str, rows: slice, columns: slice, out: Array) -> None:
@@ -128,7 +119,7 @@ class Journal:
                 f"columns {columns.start}:{columns.stop} into an array of shape {out.shape}"
             )
         bits = bits_of(out)
-        for first, last, extent in _extents(spec, lane, rows):
+        for first, last, extent in extents(spec, lane, rows):
             part = bits[first - rows.start : last - rows.start]
             stop = max(columns.start, min(columns.stop, extent))
             known = slice(columns.start, stop)
@@ -214,7 +205,7 @@ class Journal:
         """Append the revision and widen what it widens; before the first commit, count line 0."""
         record, line = self._record, b""
         if record.seq < 0:
-            first = self._first_line()
+            first = first_line(self._store)
             record = replace(record, manifest_bytes=len(first), manifest_crc=crc32c(first))
         if commit.manifest is None:
             return record
@@ -235,7 +226,7 @@ class Journal:
         for lane, array in rows.lanes.items():
             keys.append(stream_key(spec.name, lane))
             # Columns of tensors that are only declared so far are not worth a byte.
-            runs = _extents(spec, lane, slice(start, start + row_count(rows)))
+            runs = extents(spec, lane, slice(start, start + row_count(rows)))
             extent = max((run.columns for run in runs), default=0)
             self._store.write(keys[-1], start, np.ascontiguousarray(array[:, :extent]))
         keys.append(stream_key(spec.name, "step"))
@@ -257,61 +248,10 @@ class Journal:
         self._store.save(SCALAR_VALUE, row, padded.view(np.float64))
         return values
 
-    def _load_table(self) -> NDArray[np.uint64]:
-        width = self._store.columns(COMMITS)
-        if not has_record_width(width):
-            raise self._damaged(f"commit records cannot have {width} columns", COMMITS, "T007")
-        table = self._store.load(COMMITS).astype(np.uint64)
-        valid = valid_records(table)
-        count = int(np.argmin(valid)) if not valid.all() else len(valid)
-        if valid[count:].any():
-            raise self._damaged(
-                f"commit record {count} does not match its checksum, yet later ones do",
-                COMMITS,
-                "T008",
-            )
-        table = table[:count]
-        if counts_decrease(table):
-            raise self._damaged("a commit record takes committed rows back", COMMITS, "T009")
-        return table
-
-    def _load_state(self) -> tuple[Manifest, Record]:
-        if len(self._table) == 0:
-            lines = self._first_line()
-            record = None
-        else:
-            record = Record.decode(self._table[-1])
-            if record.manifest_bytes > MAX_MANIFEST_BYTES:
-                raise Unsafe(
-                    f"{self.path}: the manifest is said to have {record.manifest_bytes} bytes, "
-                    f"above the limit of {MAX_MANIFEST_BYTES}",
-                    path=self.path,
-                    location="/manifest",
-                    rule="T017",
-                )
-            lines = self._store.load(MANIFEST, record.manifest_bytes).tobytes()
-            if crc32c(lines) != record.manifest_crc:
-                raise self._mismatch(MANIFEST)
-        try:
-            manifest = parse_manifest(lines)
-        except SchemaError as error:
-            raise self._damaged(str(error), error.location, error.rule) from error
-        streams = (self._store.columns(COMMITS) - 8) // 2
-        if len(manifest.streams) != streams:
-            raise self._damaged(
-                f"the manifest lists {len(manifest.streams)} streams, the commit record {streams}",
-                COMMITS,
-                "T007",
-            )
-        return manifest, record or Record.empty(streams)
-
-    def _first_line(self) -> bytes:
-        return self._store.load(MANIFEST).tobytes().partition(b"\n")[0] + b"\n"
-
     def _drop_uncommitted(self) -> None:
         """Forget what a kill left behind the last commit, so that appending starts clean."""
         first = self._record.seq < 0
-        used = len(self._first_line()) if first else self._record.manifest_bytes
+        used = len(first_line(self._store)) if first else self._record.manifest_bytes
         self._store.truncate(MANIFEST, used)
         self._store.truncate(COMMITS, self._record.seq + 1)
         self._store.truncate(SCALAR_STEP, self._record.scalar_rows)
@@ -332,38 +272,3 @@ class Journal:
 
     def _index(self, stream: str) -> int:
         return list(self._manifest.by_name).index(stream)
-
-    def _mismatch(self, key: str) -> Damaged:
-        return self._damaged("does not match the checksum in the commit record", key, "T010")
-
-    def _damaged(self, what: str, key: str, rule: str) -> Damaged:
-        place = "/" + key.lstrip("/")
-        return Damaged(
-            f"{self.path}, {place}: {what}; restore the file from a copy",
-            path=self.path,
-            location=place,
-            rule=rule,
-        )
-
-
-class _Run(NamedTuple):
-    """Rows ``first`` to ``last`` - 1 in which exactly the first ``columns`` exist."""
-
-    first: int
-    last: int
-    columns: int
-
-
-def _extents(spec: StreamSpec, lane: str, rows: slice) -> list[_Run]:
-    """Which columns of a lane exist in which of the rows; lanes only ever widen."""
-    ends: dict[int, int] = {0: 0}
-    for tensor in spec.tensors:
-        if tensor.dtype == lane:
-            ends[tensor.first_row] = tensor.columns.stop
-    starts = sorted(ends)
-    runs = []
-    for start, stop in zip(starts, [*starts[1:], rows.stop], strict=True):
-        first, last = max(start, rows.start), min(max(stop, start), rows.stop)
-        if first < last:
-            runs.append(_Run(first, last, ends[start]))
-    return runs

@@ -7,7 +7,6 @@ missing chunk from one that holds the fill value, and bounds what a chunk may in
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
@@ -16,15 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.containers.packing import PackingError, compress, decompress
 from trajfile.containers.record import crc32c
 
 Bits = NDArray[np.generic]
 
 _ABSENT = 2**64 - 1
 _CRC_BYTES = 4
-_GZIP_LEVEL = 4
-_ZSTD_LEVEL = 3
-_GZIP_WINDOW = 31  # zlib's code for a gzip header and a 32 KiB window
 
 
 class ShardError(ValueError):
@@ -73,7 +70,7 @@ def encode_shard(row: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
         chunk = row[start : start + layout.width]
         if len(chunk) < layout.width:
             chunk = np.concatenate([chunk, np.zeros(layout.width - len(chunk), row.dtype)])
-        payload = _compress(chunk, layout.compression)
+        payload = chunk if layout.compression is None else compress(chunk, layout.compression)
         yield payload
         yield crc32c(payload).to_bytes(_CRC_BYTES, "little")
         size = (payload.nbytes if isinstance(payload, np.ndarray) else len(payload)) + _CRC_BYTES
@@ -134,7 +131,10 @@ def _read_chunk(file: FileIO, offset: int, size: int, layout: ShardLayout, chunk
     if _stored_crc(file) != crc32c(payload):
         raise ShardError("a chunk fails its checksum")
     if layout.compression is not None:
-        _decompress(payload, layout.compression, flat)
+        try:
+            decompress(payload, layout.compression, flat)
+        except PackingError as error:
+            raise ShardError(str(error)) from error
 
 
 def _fill(file: FileIO, offset: int, target: NDArray[np.uint8]) -> None:
@@ -145,44 +145,3 @@ def _fill(file: FileIO, offset: int, target: NDArray[np.uint8]) -> None:
 
 def _stored_crc(file: FileIO) -> int:
     return int.from_bytes(file.read(_CRC_BYTES) or b"", "little")
-
-
-def _compress(chunk: Bits, compression: str | None) -> bytes | Bits:
-    if compression is None:
-        return chunk
-    if compression == "gzip":
-        packer = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_WINDOW)
-        return packer.compress(chunk.tobytes()) + packer.flush()
-    from numcodecs.zstd import Zstd  # comes with zarr; costs start-up time
-
-    return bytes(Zstd(level=_ZSTD_LEVEL).encode(chunk))
-
-
-def _decompress(payload: NDArray[np.uint8], compression: str, out: NDArray[np.uint8]) -> None:
-    """Inflate into ``out`` and never beyond it, whatever the payload claims."""
-    try:
-        if compression == "gzip":
-            data = zlib.decompressobj(wbits=_GZIP_WINDOW).decompress(payload.data, out.nbytes + 1)
-            out[...] = np.frombuffer(data, np.uint8)
-        else:
-            if _declared_size(payload) != out.nbytes:
-                raise ShardError("its frame does not declare the size of a chunk")
-            from numcodecs.zstd import Zstd
-
-            Zstd().decode(payload, out)
-    except (zlib.error, ValueError, RuntimeError) as error:
-        raise ShardError(f"a chunk cannot be decompressed: {error}") from error
-
-
-def _declared_size(frame: NDArray[np.uint8]) -> int | None:
-    """The content size that a zstd frame's header declares (RFC 8878, section 3.1.1.1)."""
-    head = frame[:18].tobytes()
-    if len(head) < 6:
-        return None
-    single, width = bool(head[4] & 0x20), head[4] >> 6
-    start = (5 if single else 6) + (0, 1, 2, 4)[head[4] & 3]
-    size = (1 if single else 0, 2, 4, 8)[width]
-    if size == 0:
-        return None
-    declared = int.from_bytes(head[start : start + size], "little")
-    return declared + 256 if size == 2 else declared

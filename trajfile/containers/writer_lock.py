@@ -1,8 +1,9 @@
-"""At most one writer a folder; the lock goes with the process that holds it."""
+"""At most one writer a trajectory; the lock goes with the process that holds it."""
 
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 from trajfile.errors import ResourceError
@@ -12,30 +13,48 @@ try:
 except ImportError:  # a system without such locks: two writers are then not told apart
     fcntl = None  # type: ignore[assignment] # stands for the missing module
 
+# Far beyond any data. The lock is advisory; HDF5's own, of another kind, do not meet it.
+_BYTE = 2**62
+
 
 class WriterLock:
-    """Holds a folder until closed.
+    """Holds a file or folder until closed.
+
+    Args:
+        path: The file or folder.
+
+    Attributes:
+        certain: Whether this system can tell that no other writer is there.
 
     Raises:
         ResourceError: If another writer holds it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, path: Path):
         self._descriptor: int | None = None
+        self.certain = False
         if fcntl is None:
             return
-        descriptor = os.open(folder, os.O_RDONLY)
+        folder = path.is_dir()
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if folder:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.certain = True
+            elif hasattr(fcntl, "F_OFD_SETLK"):
+                # Of the open file, not of the process: closing another descriptor keeps it.
+                request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _BYTE, 1, 0)
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+                self.certain = True
         except OSError as error:
             os.close(descriptor)
             raise ResourceError(
-                f"{folder} is open in another writer: wait for it, or record into a new trajectory"
+                f"{path} is open in another writer: wait for it, or record into a new trajectory"
             ) from error
         self._descriptor = descriptor
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

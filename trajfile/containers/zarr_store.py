@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from trajfile.containers.zarr_metadata import (
 )
 from trajfile.containers.zarr_table import ZarrTable
 from trajfile.dtypes import bits_of
-from trajfile.errors import Damaged, Unsafe
+from trajfile.errors import Damaged, ResourceError, Unsafe
 from trajfile.schema import ABSENT_BITS
 
 DOCUMENT = "zarr.json"
@@ -95,7 +96,6 @@ class ZarrStore:
                 raise self._damaged(spec.key, f"the array {error}", "T007") from error
             if lane is not None:
                 self._lanes[spec.key] = lane
-            self._rows.setdefault(spec.key, 0)
 
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
@@ -198,12 +198,17 @@ class ZarrStore:
             self._pool = None
         if self._writable:
             self._writable = False
-            for key, rows in self._rows.items():
-                shape = self._document(key).shape
-                if shape[0] > rows:
-                    self._reshape(key, [rows, *shape[1:]])
+            # Readers go by the commit record: a shape that could not be trimmed does no harm.
+            with contextlib.suppress(ResourceError):
+                self._trim()
         if self._lock is not None:
             self._lock.close()
+
+    def _trim(self) -> None:
+        for key, rows in self._rows.items():
+            shape = self._document(key).shape
+            if shape[0] > rows:
+                self._reshape(key, [rows, *shape[1:]])
 
     def _document(self, key: str) -> ArrayDocument:
         if key not in self._documents:

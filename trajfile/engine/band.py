@@ -13,10 +13,7 @@ import torch
 
 from trajfile.engine.device import Machine, Sum
 from trajfile.engine.schedule import Stretch
-from trajfile.engine.shape import WIDE_BAND
-
-#: Rows of one small dense matrix product.
-_BLOCK = 16
+from trajfile.engine.shape import BAND_BLOCK, WIDE_BAND
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +92,8 @@ class WideBand:
         begin = min(stretch.start + stretch.lag for stretch in run)
         end = max(stretch.stop + stretch.lag for stretch in run)
         self.blocks: list[tuple[int, int, int, int, torch.Tensor]] = []
-        for i in range(first, last, _BLOCK):
-            stop = min(i + _BLOCK, last)
+        for i in range(first, last, BAND_BLOCK):
+            stop = min(i + BAND_BLOCK, last)
             j, after = max(begin, i + run[0].lag), min(end, stop + run[-1].lag)
             if j < after:
                 shape = stop - i, after - j

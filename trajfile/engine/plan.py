@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from trajfile.engine.blocks import Block, make_blocks
 from trajfile.engine.budget import format_bytes
 from trajfile.engine.columns import Strip, cut_strips
@@ -16,8 +18,14 @@ from trajfile.engine.header import Header
 from trajfile.engine.matrices import affordable_layers, layer_bytes
 from trajfile.engine.needs import LayerPair, Need
 from trajfile.engine.rows import RowNeeds, reduce_needs
-from trajfile.engine.shape import ALIGNMENT, Layout, Profile, Shaper
+from trajfile.engine.shape import ALIGNMENT, BAND_BLOCK, Layout, Profile, Shaper
 from trajfile.errors import ResourceError
+from trajfile.schema import GRADIENT_SAMPLES
+
+
+#: What threads, allocators and libraries take beyond the buffers of a pass; measured near 10 MiB.
+#: Left out of budgets so small that it would be most of them.
+LIBRARIES_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +154,13 @@ def _plan(
 ) -> Plan:
     kept, refused = affordable_layers(header, needs, budget // 4)
     rows = reduce_needs(header, kept)
-    tensor_bytes = _result_bytes(header, rows, per_tensor=True) * profile.workers
+    tensor_bytes = _tensor_bytes(header, rows) * profile.workers
     per_tensor = tensor_bytes <= budget // 4
-    totals = _result_bytes(header, rows, per_tensor=False) * (profile.workers + 1)
+    totals = _total_bytes(header, rows, profile.workers)
     fixed = {
         "sums": totals + (tensor_bytes if per_tensor else 0),
         "layer matrices": layer_bytes(header, rows.layers),
+        "set aside for libraries": min(max(budget - 3 * LIBRARIES_BYTES, 0), LIBRARIES_BYTES),
     }
     shape = Shaper(header, rows, layout, profile, budget - sum(fixed.values()), budget).best()
     strips = tuple(cut_strips(header, rows, layout.chunk_columns, shape.width))
@@ -205,15 +214,25 @@ def _slot_bytes(strips: tuple[Strip, ...], blocks: tuple[Block, ...]) -> int:
     )
 
 
-def _result_bytes(header: Header, rows: RowNeeds, *, per_tensor: bool) -> int:
-    """Bytes of the inner products: of the totals, or of the single tensors."""
+def _total_bytes(header: Header, rows: RowNeeds, workers: int) -> int:
+    """Bytes of the sums over all tensors: those of workers and tiles, and the answers."""
+    answers = tiles = 0
+    for pair in rows.pairs:
+        length = len(rows.tracks[rows.sequences[pair.left].track].positions) * 8
+        answers += length * len(pair.lags)
+        tiles += length * (len(pair.lags) + BAND_BLOCK) if len(pair.lags) > 1 else 0
+    steps = header.steps[GRADIENT_SAMPLES] if rows.samples else np.empty(0, np.int64)
+    counts = np.unique(steps, return_counts=True)[1]
+    grams = 8 * int((counts**2 + 1).sum())
+    return workers * (answers + tiles + grams) + answers
+
+
+def _tensor_bytes(header: Header, rows: RowNeeds) -> int:
+    """Bytes of the sums of single tensors."""
     total = 0
     for pair in rows.pairs:
         tracks = [rows.tracks[rows.sequences[side].track] for side in (pair.left, pair.right)]
-        length = len(tracks[0].positions) * 8
-        if per_tensor:
-            left, right = (header.tensors[track.stream] for track in tracks)
-            total += length * len(pair.tensor_lags) * sum(name in right for name in left)
-        else:
-            total += length * len(pair.lags)
+        left, right = (header.tensors[track.stream] for track in tracks)
+        held = sum(name in right for name in left)
+        total += 8 * len(tracks[0].positions) * len(pair.tensor_lags) * held
     return total

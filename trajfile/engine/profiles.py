@@ -9,7 +9,7 @@ from trajfile.engine.shape import Profile
 from trajfile.errors import UsageError
 
 #: Float64 rows of a worker that stay in its share of the cache while they are multiplied.
-_CACHE_BYTES = 6 * 2**20
+_CACHE_BYTES = 12 * 2**20
 #: On a device every kernel should have enough to do.
 _DEVICE_BYTES = 2**28
 #: More threads than this wait for the one that reads.

@@ -31,6 +31,8 @@ WINDOW_ROWS = 4096
 LEAST_COLUMNS = 16
 #: From this many consecutive lags on, products are formed by dense blocks of rows.
 WIDE_BAND = 24
+#: Rows of such a block.
+BAND_BLOCK = 16
 #: Each part of a tile starts at a multiple of this many bytes.
 ALIGNMENT = 64
 

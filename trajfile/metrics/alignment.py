@@ -259,9 +259,9 @@ class Alignment(Metric):
         if summary["verdict"] == "aligned":
             return f"Updates are aligned with the trajectory: mean cosine {cos:.2g}{tail}."
         return (
-            f"Of the updates {violated:.0%} point away from where training ended up, and "
-            f"{summary['approach_fraction'] or 0:.0%} of the snapshots come nearer to it (mean "
-            f"cosine {cos:.2g}{tail})."
+            f"{_share(violated)} of the updates point away from where training ended up, and "
+            f"{_share(summary['approach_fraction'] or 0).lower()} of the snapshots come nearer to "
+            f"it (mean cosine {cos:.2g}{tail})."
         )
 
     def _insufficient(self, reason: str, reference: int) -> MetricResult:

@@ -45,7 +45,7 @@ class UpdateSource:
     def caveat(self) -> str | None:
         """What must be said beside every figure that rests on these updates, or None."""
         strided = not self.recorded and (strides(self.steps) > 1).any()
-        return "mean updates over strides" if strided else None
+        return "U over strides" if strided else None
 
     @property
     def sign(self) -> int:

@@ -174,7 +174,7 @@ class Sharpness(Metric):
             sentence=sentence,
             salience=salience,
             options=self.options,
-            caveat="gradient noise, no bound"
+            caveat="noisy Ritz, no bound"
             if estimate.kind == "ritz_lower_bound" and _noise(header) is not None
             else None,
         )

@@ -1,0 +1,112 @@
+"""Compressed HDF5 chunks are decoded outside of the library: the same bits, and no bombs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conformance.damage import chunk_offset, flip, refusal, small_run
+from trajfile.containers.hdf5_chunks import fletcher32
+from trajfile.errors import Damaged
+
+
+def fletcher32_word_by_word(data: bytes) -> int:
+    low = high = 0
+    padded = data + b"\0" * (len(data) % 2)
+    for start in range(0, len(padded), 2):
+        low += int.from_bytes(padded[start : start + 2], "big")
+        high += low
+    return ((high % 65535 or 65535 * (high > 0)) << 16) | (low % 65535 or 65535 * (low > 0))
+
+
+@given(st.binary(max_size=300) | st.sampled_from([b"\xff" * 700, b"\0" * 9, b"\xff\xff", b"\xff"]))
+def test_fletcher32_is_the_definition(data: bytes) -> None:
+    assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_word_by_word(data)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 719, 720, 65537, 200_001])
+def test_fletcher32_is_that_of_the_library(tmp_path: Path, size: int) -> None:
+    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=data, chunks=(size,), fletcher32=True)
+        _, stored = dataset.id.read_direct_chunk((0,))
+    assert fletcher32(data) == int.from_bytes(stored[-4:], "little")
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_flipped_bit(tmp_path: Path, compression: str) -> None:
+    path = small_run(tmp_path / "run.h5", compression=compression)
+    flip(path, chunk_offset(path, "streams/params/float32", 2) + 99)
+    found = refusal(path)
+    assert isinstance(found, Damaged)
+    assert found.rule == "T012"
+    assert "a chunk fails its checksum" in str(found)
+
+
+def replace_chunk(path: Path, payload: bytes) -> None:
+    """Put other compressed bytes, with a checksum that holds, in place of row 1."""
+    checksum = fletcher32(np.frombuffer(payload, np.uint8)).to_bytes(4, "little")
+    with h5py.File(path, "r+") as file:
+        file["streams/params/float32"].id.write_direct_chunk((1, 0), payload + checksum)
+
+
+@pytest.mark.parametrize("size", [11_999, 12_001, 600_000_000])
+def test_a_chunk_that_inflates_to_another_size(tmp_path: Path, size: int) -> None:
+    path = small_run(tmp_path / "run.h5", compression="gzip")
+    packer = zlib.compressobj(9)
+    parts = [packer.compress(bytes(2**20)) for _ in range(size // 2**20)]
+    bomb = b"".join(parts) + packer.compress(bytes(size % 2**20)) + packer.flush()
+    assert len(bomb) < 600_000
+    replace_chunk(path, bomb)
+    found = refusal(path)
+    assert found.rule == "T012"
+    assert "cannot be decompressed" in str(found)
+
+
+def test_a_chunk_that_is_no_stream(tmp_path: Path) -> None:
+    for compression in ("gzip", "zstd"):
+        path = small_run(tmp_path / f"{compression}.h5", compression=compression)
+        for junk in (b"", b"\x28\xb5\x2f\xfd", bytes(50), zlib.compress(bytes(12_000))[:-4]):
+            replace_chunk(path, junk)
+            assert refusal(path).rule == "T012"
+
+
+BLOCKED = """
+import sys
+sys.modules["hdf5plugin"] = None  # as if it were not installed
+from tests.conformance.damage import SMALL, read_all
+from trajfile.containers import create, open_container
+from trajfile.errors import UsageError
+read_all(sys.argv[1])
+for act in (lambda: create(sys.argv[2], SMALL, compression="zstd"),
+            lambda: open_container(sys.argv[1], writable=True)):
+    try:
+        act()
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_zstd_needs_its_extra_only_for_writing(tmp_path: Path) -> None:
+    path = small_run(tmp_path / "run.h5", compression="zstd")
+    ended = subprocess.run(
+        [sys.executable, "-c", BLOCKED, str(path), str(tmp_path / "new.h5")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr == ""
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 2
+    assert all("install trajfile[hdf5-codecs]" in line for line in lines)
+    assert not (tmp_path / "new.h5").exists()
+    small_run(tmp_path / "again.h5", compression="zstd")

@@ -1,0 +1,72 @@
+"""Compression of chunks, and its reverse into a buffer of known size and never beyond it."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Compression = Literal["zstd", "gzip", "zlib"]
+"""``zlib`` is deflate as HDF5 wraps it, ``gzip`` as Zarr does."""
+
+GZIP_LEVEL = 4
+ZSTD_LEVEL = 3
+
+_WINDOWS = {"gzip": 31, "zlib": 15}  # zlib's codes: 32 KiB, with a gzip or its own header
+
+
+class PackingError(ValueError):
+    """Bytes that do not decompress to what is due."""
+
+
+def compress(data: NDArray[Any], compression: Compression) -> bytes:
+    """Compress the bytes of an array."""
+    if compression == "zstd":
+        from numcodecs.zstd import Zstd  # put off: it costs start-up time
+
+        return bytes(Zstd(level=ZSTD_LEVEL).encode(data))
+    packer = zlib.compressobj(GZIP_LEVEL, wbits=_WINDOWS[compression])
+    return packer.compress(data.tobytes()) + packer.flush()
+
+
+def decompress(packed: NDArray[np.uint8], compression: Compression, out: NDArray[np.uint8]) -> None:
+    """Inflate into ``out``, which must come out exactly full.
+
+    Args:
+        packed: The compressed bytes.
+        compression: How they were compressed.
+        out: Where the content goes.
+
+    Raises:
+        PackingError: If the bytes are damaged, or hold more or less than ``out``.
+    """
+    try:
+        if compression == "zstd":
+            if _declared_size(packed) != out.nbytes:
+                raise PackingError("the frame does not declare the size of a chunk")
+            from numcodecs.zstd import Zstd
+
+            Zstd().decode(packed, out)
+        else:
+            unpacker = zlib.decompressobj(wbits=_WINDOWS[compression])
+            out[...] = np.frombuffer(unpacker.decompress(packed.data, out.nbytes + 1), np.uint8)
+            if not unpacker.eof:
+                raise PackingError("the stream does not end with the chunk")
+    except (zlib.error, ValueError, RuntimeError) as error:
+        raise PackingError(f"a chunk cannot be decompressed: {error}") from error
+
+
+def _declared_size(frame: NDArray[np.uint8]) -> int | None:
+    """The content size that a zstd frame's header declares (RFC 8878, section 3.1.1.1)."""
+    head = frame[:18].tobytes()
+    if len(head) < 6:
+        return None
+    single, width = bool(head[4] & 0x20), head[4] >> 6
+    start = (5 if single else 6) + (0, 1, 2, 4)[head[4] & 3]
+    size = (1 if single else 0, 2, 4, 8)[width]
+    if size == 0:
+        return None
+    declared = int.from_bytes(head[start : start + size], "little")
+    return declared + 256 if size == 2 else declared

@@ -1,0 +1,115 @@
+"""Finding out what is committed: the last valid record, and the manifest it names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajfile.containers.record import (
+    Record,
+    counts_decrease,
+    crc32c,
+    has_record_width,
+    valid_records,
+)
+from trajfile.containers.store import COMMITS, MANIFEST, MAX_MANIFEST_BYTES, ArraySpec, ArrayStore
+from trajfile.errors import Damaged, Unsafe
+from trajfile.schema import Manifest, SchemaError, parse_manifest
+
+_TABLES = (
+    ArraySpec(MANIFEST, "uint8", None, (1,)),
+    ArraySpec(COMMITS, "uint64", 0, (1, 1)),
+)
+
+
+class State(NamedTuple):
+    """What is committed.
+
+    Attributes:
+        table: The valid rows of /commits, uint64.
+        manifest: The revision in force.
+        record: The last record.
+    """
+
+    table: NDArray[np.uint64]
+    manifest: Manifest
+    record: Record
+
+
+def load_state(store: ArrayStore) -> State:
+    """Read the commit records and the manifest of a store, and check both.
+
+    Args:
+        store: The arrays.
+
+    Returns:
+        What is committed; before the first commit, the first line of the manifest is in force.
+    """
+    store.expect(_TABLES)
+    table = _load_table(store)
+    streams = (store.columns(COMMITS) - 8) // 2
+    record = Record.decode(table[-1]) if len(table) else Record.empty(streams)
+    return State(table, _load_manifest(store, record, streams), record)
+
+
+def first_line(store: ArrayStore) -> bytes:
+    """The first revision of the manifest; it is there from creation on."""
+    return store.load(MANIFEST).tobytes().partition(b"\n")[0] + b"\n"
+
+
+def damaged(store: ArrayStore, what: str, key: str, rule: str) -> Damaged:
+    """The error for a place that contradicts itself or another."""
+    place = "/" + key.lstrip("/")
+    return Damaged(
+        f"{store.path}, {place}: {what}; restore it from a copy",
+        path=store.path,
+        location=place,
+        rule=rule,
+    )
+
+
+def mismatch(store: ArrayStore, key: str) -> Damaged:
+    """The error for a table that fails the checksum in the commit record."""
+    return damaged(store, "does not match the checksum in the commit record", key, "T010")
+
+
+def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
+    width = store.columns(COMMITS)
+    if not has_record_width(width):
+        raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "T007")
+    table = store.load(COMMITS).astype(np.uint64)
+    valid = valid_records(table)
+    count = len(valid) if valid.all() else int(np.argmin(valid))
+    if valid[count:].any():
+        what = f"commit record {count} does not match its checksum, yet later ones do"
+        raise damaged(store, what, COMMITS, "T008")
+    if counts_decrease(table[:count]):
+        raise damaged(store, "a commit record takes committed rows back", COMMITS, "T009")
+    return table[:count]
+
+
+def _load_manifest(store: ArrayStore, record: Record, streams: int) -> Manifest:
+    if record.manifest_bytes > MAX_MANIFEST_BYTES:
+        raise Unsafe(
+            f"{store.path}: the manifest is said to have {record.manifest_bytes} bytes, above the "
+            f"limit of {MAX_MANIFEST_BYTES}: read only files from a conforming writer",
+            path=store.path,
+            location="/manifest",
+            rule="T017",
+        )
+    if record.seq < 0:
+        lines = first_line(store)
+    else:
+        lines = store.load(MANIFEST, record.manifest_bytes).tobytes()
+        if crc32c(lines) != record.manifest_crc:
+            raise mismatch(store, MANIFEST)
+    try:
+        manifest = parse_manifest(lines)
+    except SchemaError as error:
+        raise damaged(store, str(error), error.location, error.rule) from error
+    if len(manifest.streams) != streams:
+        what = f"the manifest lists {len(manifest.streams)} streams, the commit record {streams}"
+        raise damaged(store, what, COMMITS, "T007")
+    return manifest
