@@ -40,9 +40,15 @@ class Geometry(Metric):
     definition: ClassVar[str] = (
         "Distance from initialisation ‖θ_k − θ_0‖; path length Σ_{j<k} ‖θ_{j+1} − θ_j‖ over the "
         "recorded snapshots; PCA: with X the centred snapshots as rows, the Gram matrix XXᵀ = "
-        "VΛVᵀ gives component c the coordinates √λ_c V_c and the share λ_c/Σλ of the variance."
+        "VΛVᵀ gives component c the coordinates √λ_c V_c and the share λ_c/Σλ of the variance. A "
+        "random walk has such shares too: the c-th goes as 1/c², the first is 6/π² = 61%. "
+        "random_walk_explained are those of a walk with this run's step lengths and no preferred "
+        "direction: only what exceeds them says something of the run."
     )
-    reference: ClassVar[str] = "elementary; PCA of trajectories: Li et al., arXiv 1712.09913"
+    reference: ClassVar[str] = (
+        "elementary; PCA of trajectories: Li et al., arXiv 1712.09913; of random walks: Antognini "
+        "and Sohl-Dickstein, PCA of high dimensional random walks, arXiv 1806.08805"
+    )
     ingredients: ClassVar[str] = "params"
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
@@ -55,6 +61,7 @@ class Geometry(Metric):
         return frozenset(
             {
                 Inner(STEP, STEP, per_tensor=True),
+                Inner(STEP, STEP, (1,)),
                 Inner(_from(first, SNAPSHOTS), _from(first, SNAPSHOTS)),
                 Inner(_from(first, _ENDS), _from(first, _ENDS), per_tensor=True),
                 Inner(cloud, cloud, tuple(lags)),
@@ -68,21 +75,29 @@ class Geometry(Metric):
         first = int(steps[0])
         offset = _from(first, SNAPSHOTS)
         away = np.sqrt(measured.inner(offset, offset))
-        moves = np.sqrt(measured.inner(STEP, STEP)[:-1])
+        squared = measured.inner(STEP, STEP)[:-1]
+        moves = np.sqrt(squared)
         length = np.concatenate([[0.0], np.cumsum(moves)])
+        coarse = _every_other(moves, measured.inner(STEP, STEP, 1))
+        stride = int(np.diff(steps).max(initial=1))
         at, axes, share = self._components(measured, first)
+        walk = _random_walk(steps, squared, at) if len(share) else share
         distance, path = robust.last(away), robust.last(length)
         straightness = distance / path if path > 0 else None
         notes = []
-        if len(steps) > 1 and np.diff(steps).max() > 1:
+        if stride > 1:
             notes.append(
-                "Snapshots lie more than one step apart: the path length is that of the chords "
+                f"Snapshots lie up to {stride} steps apart: the path length is that of the chords "
                 "between them, which is less than the path's."
             )
         if len(share):
             notes.append(
                 f"PCA over {len(at)} of {len(steps)} snapshots; the sign of a component is chosen "
                 "such that it ends no lower than it starts."
+            )
+            notes.append(
+                "Shares of the variance mean something only beside random_walk_explained, those of "
+                f"a random walk with the same step lengths: {walk[0]:.0%} for the first component."
             )
         if not measured.per_tensor_kept:
             notes.append("Per-tensor distances were left out to stay within the memory budget.")
@@ -91,8 +106,11 @@ class Geometry(Metric):
             None if len(steps) > 1 else "One snapshot has no shape; found 1, expected 2 or more.",
             summary={
                 "explained_variance": [float(x) for x in share[:_COMPONENTS]],
+                "random_walk_explained": [float(x) for x in walk[:_COMPONENTS]],
                 "distance_last": number(distance),
                 "path_length_last": number(path),
+                "path_length_every_other": number(coarse),
+                "path_stride": stride,
                 "straightness": number(straightness),
             },
             series={
@@ -105,7 +123,7 @@ class Geometry(Metric):
             definition=self.definition,
             reference=self.reference,
             notes=notes,
-            sentence=_sentence(distance, path, share),
+            sentence=_sentence(distance, path, share, walk),
             salience=0.2 if path > 0 else 0.0,
             options=self.options,
         )
@@ -143,16 +161,19 @@ class Geometry(Metric):
         lengths = measured.per_tensor(STEP, STEP)
         offset = _from(first, _ENDS)
         ends = measured.per_tensor(offset, offset)
-        return {
-            name: TensorResult(
-                {
-                    "distance_last": number(np.sqrt(ends[name][-1])),
-                    "path_length_last": number(np.sqrt(robust.finite(squared)).sum()),
-                }
-            )
-            for name, squared in lengths.items()
-            if name in ends
-        }
+        told = {}
+        for name, squared in lengths.items():
+            if name in ends:
+                distance = number(np.sqrt(ends[name][-1]))
+                path = float(np.sqrt(robust.finite(squared)).sum())
+                told[name] = TensorResult(
+                    {
+                        "distance_last": distance,
+                        "path_length_last": path,
+                        "straightness": distance / path if distance is not None and path else None,
+                    }
+                )
+        return told
 
 
 def _from(first: int, timeline: Timeline) -> Row:
@@ -160,10 +181,59 @@ def _from(first: int, timeline: Timeline) -> Row:
     return Row(PARAMS, timeline, "offset", first)
 
 
-def _sentence(distance: float, path: float, share: Float) -> str | None:
+def _every_other(moves: Float, turns: Float) -> float:
+    """Path length with every second snapshot left out; NaN with fewer than three.
+
+    Args:
+        moves: ‖s_i‖, shape (n - 1,).
+        turns: ⟨s_i, s_{i+1}⟩, shape (n,).
+
+    Returns:
+        Σ ‖s_{2i} + s_{2i+1}‖, and the last displacement where their number is odd.
+    """
+    if len(moves) < 2:
+        return float("nan")
+    pairs = len(moves) // 2 * 2
+    left, right = moves[:pairs:2], moves[1:pairs:2]
+    chords = np.sqrt(np.maximum(left**2 + right**2 + 2 * turns[:pairs:2], 0.0))
+    return float(robust.finite(chords).sum() + robust.finite(moves[pairs:]).sum())
+
+
+def _random_walk(steps: NDArray[np.int64], squared: Float, at: NDArray[np.int64]) -> Float:
+    """Shares of the variance along the components of a walk without preferred direction.
+
+    In many dimensions its steps are all at right angles, so ⟨θ_i, θ_j⟩ about the start is the sum
+    of the squared lengths of the steps that both have made.
+
+    Args:
+        steps: Steps of all snapshots, shape (n,).
+        squared: ‖s_i‖², shape (n - 1,).
+        at: Steps of the snapshots that entered the PCA, shape (m,).
+
+    Returns:
+        Falling shares, shape (m - 1,). With equal lengths the c-th is in proportion to
+        1/sin²(πc/2m).
+    """
+    # A step next to a snapshot that is not finite has no length: it counts as one like others.
+    typical = robust.median(squared)
+    known = np.where(np.isfinite(squared), squared, typical if typical > 0 else 1.0)
+    made = np.concatenate([[0.0], np.cumsum(known)])
+    made = made[np.searchsorted(steps, at)]
+    gram = np.minimum(made[:, None], made[None, :])
+    middle = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
+    values = np.maximum(np.linalg.eigvalsh(middle)[::-1], 0.0)
+    return np.asarray(values[:-1] / values.sum(), np.float64)
+
+
+def _sentence(distance: float, path: float, share: Float, walk: Float) -> str | None:
     if not path > 0:
         return None
-    plane = f"; two directions hold {share[:2].sum():.0%} of its variance" if len(share) > 1 else ""
+    plane = (
+        f"; two directions hold {share[:2].sum():.0%} of its variance, where a random walk's hold "
+        f"{walk[:2].sum():.0%}"
+        if len(share) > 1
+        else ""
+    )
     return (
         f"The trajectory ended {distance:.4g} from where it started, after a path of "
         f"{path:.4g}{plane}."

@@ -49,7 +49,40 @@ def test_against_whole_vectors():
     assert got.per_tensor["a"].summary == {
         "distance_last": pytest.approx(np.linalg.norm(first[-1] - first[0])),
         "path_length_last": pytest.approx(np.linalg.norm(np.diff(first, axis=0), axis=1).sum()),
+        "straightness": pytest.approx(
+            np.linalg.norm(first[-1] - first[0])
+            / np.linalg.norm(np.diff(first, axis=0), axis=1).sum()
+        ),
     }
+    every_other = np.concatenate([theta[::2], theta[-1:]])  # 30 snapshots: the last one is odd
+    chords = np.linalg.norm(np.diff(every_other, axis=0), axis=1).sum()
+    assert got.summary["path_length_every_other"] == pytest.approx(chords)
+    assert got.summary["path_stride"] == 1
+
+
+def test_a_random_walk_explains_no_more_than_a_random_walk():
+    """In many dimensions the shares are those of arXiv 1806.08805: 6/π² for the first."""
+    got = result(run(walk(60, 20_000)))
+    shares = 1 / np.sin(np.pi * np.arange(1, 60) / 120) ** 2
+    expected = pytest.approx(list(shares[:10] / shares.sum()), rel=0.05)
+    assert got.summary["random_walk_explained"] == expected
+    assert got.summary["explained_variance"] == expected
+    assert got.summary["random_walk_explained"][0] == pytest.approx(6 / np.pi**2, rel=0.01)
+
+
+def test_the_walk_beside_the_run_takes_steps_of_the_same_lengths():
+    rng = np.random.default_rng(1)
+    lengths = 0.9 ** np.arange(40)
+    theta = np.cumsum(lengths[:, None] * rng.standard_normal((40, 30_000)), axis=0)
+    got = result(run(theta), pca_rows=12)
+    assert got.summary["explained_variance"] == pytest.approx(
+        got.summary["random_walk_explained"], rel=0.05
+    )
+    assert got.summary["random_walk_explained"][0] > 0.66  # not 6/π²
+    broken = theta.copy()
+    broken[20] = np.nan
+    skipped = result(run(broken), pca_rows=40).summary["random_walk_explained"]
+    assert skipped[0] == pytest.approx(result(run(theta)).summary["random_walk_explained"][0], 0.1)
 
 
 def test_a_straight_line_is_one_component():
@@ -99,7 +132,8 @@ def test_rows_that_are_not_finite_are_left_out_of_the_pca():
 
 def test_sparse_snapshots_are_said_to_give_chords():
     got = result(run(walk(5), steps=[0, 10, 20, 30, 40]))
-    assert any("chords" in note for note in got.notes)
+    assert any("up to 10 steps apart" in note and "chords" in note for note in got.notes)
+    assert got.summary["path_stride"] == 10
 
 
 def test_two_snapshots():
@@ -122,4 +156,5 @@ def test_a_run_that_never_moves():
     assert got.series["distance_from_init"].value == [0.0] * 6
     assert got.summary["explained_variance"] == []
     assert got.summary["straightness"] is None
+    assert got.summary["random_walk_explained"] == []
     assert got.sentence is None
