@@ -32,6 +32,8 @@ class PathCurvature:
         rank: Number of directions that value rests on, int64, shape (n,).
         asymmetry: Asymmetry of that window; see `trajfile.metrics.ritz.Ritz`.
         full: Whether the window holds as many pairs as the fullest one, bool, shape (n,).
+        error: Residual norm of the Ritz pair; see `trajfile.metrics.ritz.Ritz`.
+        moved: ||s||^2, float64, shape (n,); NaN as in `secant`.
     """
 
     steps: Steps
@@ -41,6 +43,8 @@ class PathCurvature:
     rank: NDArray[np.int64]
     asymmetry: Float
     full: NDArray[np.bool_]
+    error: Float
+    moved: Float
 
 
 def curvature_needs(window: int) -> frozenset[Need]:
@@ -49,6 +53,9 @@ def curvature_needs(window: int) -> frozenset[Need]:
         {
             Inner(MOVES, MOVES, tuple(range(window))),
             Inner(MOVES, TURNS, tuple(range(1 - window, window))),
+            Inner(TURNS, TURNS, tuple(range(window))),
+            Inner(MOVES, MOVES, per_tensor=True),
+            Inner(MOVES, TURNS, per_tensor=True),
         }
     )
 
@@ -80,7 +87,15 @@ def path_curvature(measured: Measurements, window: int, tolerance: float) -> Pat
     count = member.sum(axis=1)
     full = (count > 0) & (count == count.max(initial=0))
     return PathCurvature(
-        steps[:pairs], strides, secant, ritz.value, ritz.rank, ritz.asymmetry, full
+        steps[:pairs],
+        strides,
+        secant,
+        ritz.value,
+        ritz.rank,
+        ritz.asymmetry,
+        full,
+        ritz.error,
+        np.where(sound, squared, np.nan),
     )
 
 
@@ -97,15 +112,16 @@ def _members(sound: NDArray[np.bool_], strides: Steps, width: int) -> NDArray[np
     return unbroken
 
 
-def _windows(measured: Measurements, member: NDArray[np.bool_]) -> tuple[Float, Float]:
-    """<s_a, s_b> and <s_a, y_b> of each window, shape (pairs, width, width)."""
+def _windows(measured: Measurements, member: NDArray[np.bool_]) -> tuple[Float, Float, Float]:
+    """<s_a, s_b>, <s_a, y_b> and <y_a, y_b> of each window, shape (pairs, width, width)."""
     pairs, width = member.shape
     row = np.arange(pairs)[:, None] - width + 1 + np.arange(width)[None, :]
-    gram = np.zeros((pairs, width, width))
-    cross = np.zeros((pairs, width, width))
+    gram, cross, turns = np.zeros((3, pairs, width, width))
     for a in range(width) if pairs else ():
         for b in range(width):
             both = member[:, a] & member[:, b]
-            gram[both, a, b] = measured.inner(MOVES, MOVES, abs(b - a))[row[both, min(a, b)]]
+            earlier = row[both, min(a, b)]
+            gram[both, a, b] = measured.inner(MOVES, MOVES, abs(b - a))[earlier]
+            turns[both, a, b] = measured.inner(TURNS, TURNS, abs(b - a))[earlier]
             cross[both, a, b] = measured.inner(MOVES, TURNS, b - a)[row[both, a]]
-    return gram, cross
+    return gram, cross, turns

@@ -9,6 +9,9 @@ differ then amplify those differences, and the plain recipe overshoots lambda_ma
 over. The cure is built in: with one shared Hessian M is symmetric, so the directions, taken by
 falling singular value of S, are kept only as long as M stays symmetric to a tolerance. A
 quadratic keeps them all; a burst at the edge of stability keeps the one or two that are real.
+
+The residual ||Hq - theta q|| of the Ritz pair (theta, q) follows from <y_i, y_j> as well. Where one
+Hessian is shared, one of its eigenvalues lies within that residual of theta.
 """
 
 from __future__ import annotations
@@ -31,14 +34,17 @@ class Ritz:
         rank: Number of kept directions, int64, shape (n,).
         asymmetry: ||M - M'||_F / ||M||_F over all directions, kept or not: 0 if the pairs share
             one Hessian, about sqrt(2) if they share nothing. Shape (n,), NaN for an empty window.
+        error: ||Hq - value q|| of the Ritz vector q, from the gradient differences themselves;
+            0 if the run moved along an eigenvector alone. Shape (n,), NaN for an empty window.
     """
 
     value: Float
     rank: NDArray[np.int64]
     asymmetry: Float
+    error: Float
 
 
-def ritz_values(gram: Float, cross: Float, tolerance: float) -> Ritz:
+def ritz_values(gram: Float, cross: Float, turns: Float, tolerance: float) -> Ritz:
     """Top Ritz value of each window.
 
     The displacements are normalised first, so that a long and a short one count alike; M's
@@ -48,6 +54,7 @@ def ritz_values(gram: Float, cross: Float, tolerance: float) -> Ritz:
     Args:
         gram: <s_a, s_b>, float64, shape (n, w, w); a pair that is absent has a zero row and column.
         cross: <s_a, y_b>, float64, shape (n, w, w), likewise.
+        turns: <y_a, y_b>, float64, shape (n, w, w), likewise.
         tolerance: Largest accepted asymmetry of a kept block.
 
     Returns:
@@ -61,19 +68,25 @@ def ritz_values(gram: Float, cross: Float, tolerance: float) -> Ritz:
     # Below this the direction is rounding of the inner products, in float64.
     usable = singular > 64 * np.finfo(np.float64).eps * np.maximum(singular[:, :1], 1e-300)
     root = np.divide(1.0, np.sqrt(np.abs(singular)), out=np.zeros_like(singular), where=usable)
-    matrix = basis.transpose(0, 2, 1) @ (cross * scale) @ basis
-    matrix = matrix * (root[:, :, None] * root[:, None, :])
+    onto = basis * root[:, None, :]
+    matrix = onto.transpose(0, 2, 1) @ (cross * scale) @ onto
+    # <Hq_a, Hq_b> of the orthonormal directions q, as the gradient differences tell of Hq.
+    image = onto.transpose(0, 2, 1) @ (turns * scale) @ onto
 
     skew = _leading_norms(matrix - matrix.transpose(0, 2, 1))
     whole = _leading_norms(matrix)
     asymmetry = np.divide(skew, whole, out=np.zeros_like(skew), where=whole > 0)
     kept = np.logical_and.accumulate(usable & (asymmetry <= tolerance), axis=1)
-    top = _top_eigenvalue((matrix + matrix.transpose(0, 2, 1)) / 2, kept)
+    top, vector = _top_eigenpair((matrix + matrix.transpose(0, 2, 1)) / 2, kept)
+    # q'Hq = top, so the squared length of Hq - top q is that of Hq less top².
+    length = np.einsum("na,nab,nb->n", vector, image, vector)
+    error = np.sqrt(np.maximum(length - top**2, 0.0))
     empty = ~usable[:, 0]
     return Ritz(
         np.where(empty, np.nan, top),
         kept.sum(axis=1),
         np.where(empty, np.nan, asymmetry[:, -1]),
+        np.where(empty, np.nan, error),
     )
 
 
@@ -83,11 +96,12 @@ def _leading_norms(matrix: Float) -> Float:
     return np.sqrt(np.diagonal(sums, axis1=1, axis2=2))
 
 
-def _top_eigenvalue(symmetric: Float, kept: NDArray[np.bool_]) -> Float:
-    """Largest eigenvalue of the kept leading blocks, shape (n,)."""
+def _top_eigenpair(symmetric: Float, kept: NDArray[np.bool_]) -> tuple[Float, Float]:
+    """Largest eigenvalue of the kept leading blocks, shape (n,), and its vector, (n, w)."""
     block = symmetric * (kept[:, :, None] & kept[:, None, :])
     # Dropped directions get an eigenvalue below any of the block's own.
     beneath = -2 * np.sqrt(np.sum(block * block, axis=(1, 2)))
     width = symmetric.shape[1]
     filled = block + np.eye(width) * np.where(kept, 0.0, beneath[:, None])[:, None, :]
-    return np.asarray(np.linalg.eigvalsh(filled)[:, -1], np.float64)
+    values, vectors = np.linalg.eigh(filled)
+    return np.asarray(values[:, -1], np.float64), np.asarray(vectors[:, :, -1], np.float64)
