@@ -8,7 +8,8 @@ too small by τ/n, which is put back. Intervals are Student's, with the windows 
 of freedom. Nothing is drawn at random, so the same run gives the same interval.
 
 A series with a trend has few windows and a wide interval, as it should: its mean is that of this
-run and of no other.
+run and of no other. With fewer than two windows there is no spread to tell by, and the interval is
+the whole range of the values.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Interval:
     """A 95 % confidence interval.
 
     Attributes:
-        low: Its lower end; NaN where fewer than two effective windows show no spread.
+        low: Its lower end; NaN where fewer than two values show no spread.
         high: Its upper end; NaN likewise.
         windows: Effective number of independent windows behind it.
     """
@@ -152,7 +153,7 @@ def median_interval(values: Float) -> Interval:
         return Interval(math.nan, math.nan, 0.0)
     windows = effective_windows(np.sign(kept - np.median(kept)))
     if windows < 2:
-        return Interval(math.nan, math.nan, windows)
+        return _range(kept, windows)
     half = student(windows) * 0.5 / math.sqrt(windows)
     low, high = np.quantile(kept, [max(0.5 - half, 0.0), min(0.5 + half, 1.0)])
     return Interval(float(low), float(high), windows)
@@ -200,6 +201,13 @@ def jackknife_interval(value: float, left_out: Float) -> Interval:
 def _about(value: float, series: Float, windows: float) -> Interval:
     """Student's interval about a value, from the spread of a series and its windows."""
     if windows < 2:
-        return Interval(math.nan, math.nan, windows)
+        return _range(series + (value - series.mean()), windows)
     half = student(windows) * float(series.std()) / math.sqrt(windows - 1)
     return Interval(value - half, value + half, windows)
+
+
+def _range(values: Float, windows: float) -> Interval:
+    """All of the values, two at least."""
+    if len(values) < 2:
+        return Interval(math.nan, math.nan, windows)
+    return Interval(float(values.min()), float(values.max()), windows)

@@ -125,3 +125,10 @@ def test_the_same_series_in_other_units_has_the_same_windows():
     x = autoregressive(0.7, 300, 1)[0]
     for factor in (1e-150, 1e12):
         assert effective_windows(factor * x) == pytest.approx(effective_windows(x))
+
+
+def test_a_series_that_moves_as_one_has_its_range_for_an_interval():
+    x = np.linspace(3, 5, 40)
+    for found in (mean_interval(x), median_interval(x), ratio_interval(x, np.ones(40))):
+        assert found.windows < 2
+        assert found.pair == pytest.approx([3, 5])
