@@ -58,6 +58,14 @@ Set = Annotated[
         help="Set a metric's option, as `trajfile metrics METRIC` lists them; may be repeated.",
     ),
 ]
+Replay = Annotated[
+    str | None,
+    typer.Option(
+        "--replay",
+        metavar="FILE.py:FACTORY",
+        help="Run your own code: FACTORY returns the loss, for the exact sharpness.",
+    ),
+]
 Deep = Annotated[
     bool, typer.Option("--deep", help="Read every committed byte, and so verify every checksum.")
 ]

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import msgspec
@@ -19,7 +19,8 @@ import numpy as np
 from trajfile import __version__
 from trajfile.engine.budget import parse_bytes
 from trajfile.engine.header import Header
-from trajfile.engine.measurements import Measurements
+from trajfile.engine.measurements import Measurements, Replayed
+from trajfile.engine.needs import Need, Replay
 from trajfile.engine.plan import Plan, make_plan
 from trajfile.engine.profiles import profile_for
 from trajfile.engine.shape import Layout
@@ -32,6 +33,7 @@ from trajfile.schema import GRADIENT_SAMPLES, PARAMS
 from trajfile.verdict import compose
 
 Progress = Callable[[int, int], None]
+ReplayFactory = Callable[..., Any]
 Options = Mapping[str, float | int | str | bool | None]
 
 
@@ -44,6 +46,7 @@ def analyze(
     steps: slice | str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    replay: str | ReplayFactory | None = None,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -56,12 +59,16 @@ def analyze(
         steps: Which steps: a slice of step values or its text ``a:b:s``; all by default.
         options: Options of metrics by ``<metric>.<option>``.
         progress: Called with the bytes done and the bytes in all.
+        replay: ``file.py:factory``, or the factory: the user's loss, from which the exact
+            sharpness is measured at some snapshots (see `trajfile.replay.factory.load_loss`).
+            Runs the user's code; nothing of the kind happens without it.
 
     Returns:
         The report.
 
     Raises:
-        UsageError: If an argument names something that does not exist.
+        UsageError: If an argument names something that does not exist, or the replayed code
+            fails or does not go with the run.
         MissingStream: If a metric asked for by name needs a stream the run does not hold.
         FormatError: If the run cannot be read.
         ResourceError: If the device is not there or the memory does not suffice.
@@ -71,8 +78,10 @@ def analyze(
     budget = parse_bytes(memory)
     profile_for(device)  # a misspelt device is told before anything is opened
     with _opened(source) as trajectory:
-        header = trajectory.header(params, steps)
+        header = replace(trajectory.header(params, steps), replay=replay is not None)
         needs = _declare(chosen, header, asked=metrics is not None)
+        declared = collect(needs.values())
+        replayed = _replayed(replay, trajectory, header, declared, budget)
 
         # Only here is PyTorch needed, and it takes seconds to import.
         from trajfile.engine.device import machine_for
@@ -80,12 +89,11 @@ def analyze(
 
         machine = machine_for(device)
         planned = make_plan(
-            header, collect(needs.values()), layout_of(trajectory, header), machine.profile, budget
+            header, declared, layout_of(trajectory, header), machine.profile, budget
         )
         made = run_pass(planned, trajectory.container, machine, progress)
-        results = {
-            metric.id: _result(metric, needs[metric.id], made.measurements) for metric in chosen
-        }
+        measured = replace(made.measurements, replayed=replayed)
+        results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
         return Report(
             source=_source(trajectory, header),
             run=Run(
@@ -111,6 +119,7 @@ def plan(
     params: Sequence[str] | str | None = None,
     steps: slice | str | None = None,
     options: Options | None = None,
+    replay: str | ReplayFactory | None = None,
 ) -> Plan:
     """What `analyze` would read and hold, found out without reading a tensor.
 
@@ -122,6 +131,7 @@ def plan(
         params: Globs over tensor names.
         steps: Which steps.
         options: Options of metrics.
+        replay: The user's loss, which is not run here; the plan is of the pass beside it.
 
     Returns:
         The plan.
@@ -136,7 +146,7 @@ def plan(
     budget = parse_bytes(memory)
     profile = profile_for(device)
     with _opened(source) as trajectory:
-        header = trajectory.header(params, steps)
+        header = replace(trajectory.header(params, steps), replay=replay is not None)
         needs = _declare(chosen, header, asked=metrics is not None)
         reasons = {i: n.reason if isinstance(n, Skipped) else "" for i, n in needs.items()}
         layout = layout_of(trajectory, header)
@@ -199,6 +209,27 @@ def _declare(
         if asked and isinstance(need, Skipped) and need.stream:
             raise MissingStream(f"{name}: {need.reason}", metric=name, stream=need.stream)
     return needs
+
+
+def _replayed(
+    source: str | ReplayFactory | None,
+    trajectory: Trajectory,
+    header: Header,
+    needs: Iterable[Need],
+    memory: int,
+) -> dict[Replay, Replayed]:
+    """The user's loss asked at snapshots, where it was given; before the pass, as it may fail."""
+    if source is None:
+        return {}
+    wanted = [need for need in needs if isinstance(need, Replay)]
+    if not wanted:
+        raise UsageError(
+            "replay serves the metric sharpness, on a run that holds params: ask for it, or leave "
+            "the replay out"
+        )
+    from trajfile.replay.run import replay  # brings PyTorch, like the pass
+
+    return {need: replay(source, trajectory, header, need, memory) for need in wanted}
 
 
 def layout_of(trajectory: Trajectory, header: Header) -> Layout:

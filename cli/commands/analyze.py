@@ -14,6 +14,7 @@ from ..options import (
     Metrics,
     Params,
     Plan,
+    Replay,
     Run,
     Set,
     Steps,
@@ -32,6 +33,7 @@ def analyze(
     json: Json = None,
     plan: Plan = False,
     option: Set = None,
+    replay: Replay = None,
 ) -> int:
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
@@ -50,6 +52,7 @@ def analyze(
         "device": device,
         "memory": memory,
         "options": metric_options(option),
+        "replay": replay,
     }
     terminal = Terminal()
     with open_run(run) as trajectory:

@@ -27,6 +27,7 @@ class Header:
         groups: As in the manifest, narrowed to selected tensors.
         gradient: As in the manifest.
         metadata: As in the manifest.
+        replay: Whether the user's loss is at hand, so that it can be asked beside the file.
     """
 
     steps: Mapping[str, NDArray[np.int64]]
@@ -36,6 +37,7 @@ class Header:
     groups: Mapping[str, tuple[str, ...]]
     gradient: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    replay: bool = False
 
     def has(self, *streams: str) -> bool:
         """Whether each of the streams has at least one selected row and tensor."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
-from trajfile.engine.needs import LayerPair, Row, SampleGram
+from trajfile.engine.needs import LayerPair, Replay, Row, SampleGram
 
 Float = NDArray[np.float64]
 
@@ -89,6 +89,47 @@ class LayerBalance:
 
 
 @dataclass(frozen=True)
+class Replayed:
+    """What the user's loss says at the snapshots that were replayed.
+
+    Attributes:
+        source: The factory, as it was named.
+        steps: The snapshots' steps, int64, increasing, shape (n,).
+        loss: The loss, float64, shape (n,).
+        gradient_norm: ||g||, shape (n,).
+        eigenvalues: The largest of the Hessian, descending, shape (n, k); NaN where the loss or
+            a derivative of it is not finite.
+        residuals: ||Hv - lambda v|| of each with its unit vector v, shape (n, k): an eigenvalue
+            of H lies within that distance.
+        trace: Estimated trace of the Hessian, shape (n,); NaN where it was not asked for.
+        trace_error: Its standard error, shape (n,).
+        preconditioned: As `eigenvalues`, of P^{-1/2} H P^{-1/2}; shape (n, 0) without P.
+        preconditioned_residuals: As `residuals`, of it.
+        converged: Whether the largest eigenvalue's residual is within the tolerance, shape (n,).
+        preconditioned_converged: Likewise, shape (n,).
+        products: Hessian-vector products taken in all.
+        dtypes: Dtypes in which the loss was given the tensors.
+        unused: Tensors that the loss does not depend on.
+    """
+
+    source: str
+    steps: NDArray[np.int64]
+    loss: Float
+    gradient_norm: Float
+    eigenvalues: Float
+    residuals: Float
+    trace: Float
+    trace_error: Float
+    preconditioned: Float
+    preconditioned_residuals: Float
+    converged: NDArray[np.bool_]
+    preconditioned_converged: NDArray[np.bool_]
+    products: int
+    dtypes: tuple[str, ...]
+    unused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measurements:
     """The answers to the declared needs. Asking for anything else is a bug and raises.
 
@@ -99,6 +140,7 @@ class Measurements:
         layer_balances: By need.
         per_tensor_kept: False if per-tensor values were left out to stay within the budget.
         refused: Layer pairs left out to stay within the budget, each with the reason.
+        replayed: By need.
     """
 
     header: Header
@@ -107,6 +149,7 @@ class Measurements:
     layer_balances: Mapping[LayerPair, LayerBalance] = field(default_factory=dict)
     per_tensor_kept: bool = True
     refused: Mapping[LayerPair, str] = field(default_factory=dict)
+    replayed: Mapping[Replay, Replayed] = field(default_factory=dict)
 
     def band(self, left: Row, right: Row) -> Band:
         """All lags measured for a pair; the union of what was declared, in increasing order.
@@ -175,3 +218,20 @@ class Measurements:
             return {}
         column = band.tensor_column(lag)
         return {name: values[:, column] for name, values in band.tensors.items()}
+
+    def replay(self, need: Replay) -> Replayed:
+        """What the user's loss said.
+
+        Args:
+            need: The need, as declared.
+
+        Returns:
+            The measurements.
+
+        Raises:
+            LookupError: If no metric declared it.
+        """
+        try:
+            return self.replayed[need]
+        except KeyError:
+            raise LookupError(f"{need} was not declared") from None

@@ -145,4 +145,45 @@ class LayerPair:
     law: LayerLaw | None = None
 
 
-Need = Inner | SampleGram | LayerPair
+@dataclass(frozen=True)
+class Preconditioner:
+    """Adam's P = (1 - beta_1^t)(sqrt(v/(1 - beta_2^t)) + eps), from the recorded second moment v.
+
+    Adam moves by -eta exp_avg/P: on a quadratic its stability is that of P^{-1/2} H P^{-1/2}.
+
+    Attributes:
+        slot: The stream that holds v.
+        betas: beta_1 and beta_2.
+        eps: Adam's eps.
+    """
+
+    slot: str
+    betas: tuple[float, float]
+    eps: float
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The top of the loss Hessian's spectrum at chosen snapshots, by the user's own loss.
+
+    Attributes:
+        snapshots: Most snapshots to look at.
+        top: Largest eigenvalues wanted at each.
+        tolerance: Residual ||Hv - lambda v||, as a share of the largest |lambda| seen, at which
+            an eigenpair counts as found.
+        iterations: Most Hessian-vector products that the search at one snapshot may take.
+        trace: Hessian-vector products spent on the trace at each snapshot; 0 for none.
+        float64: Whether float tensors are handed to the loss in float64 instead of as recorded.
+        preconditioner: If given, the preconditioned Hessian is measured too.
+    """
+
+    snapshots: int
+    top: int
+    tolerance: float
+    iterations: int
+    trace: int
+    float64: bool
+    preconditioner: Preconditioner | None = None
+
+
+Need = Inner | SampleGram | LayerPair | Replay

@@ -1,8 +1,9 @@
 """Sharpness against the stability limit: how steep was the valley the run moved through?
 
-Without the model and the data lambda_max of the loss cannot be measured. In order of trust: a
-sharpness that the recorder measured, the top Ritz value on the recorded displacements, and the
-secant curvature of each of them. The last two bound lambda_max from below.
+Without the model and the data lambda_max of the loss cannot be measured. In order of trust: the
+Hessian of the user's own loss by replay, a sharpness that the recorder measured, the top Ritz value
+on the recorded displacements, and the secant curvature of each of them. The last two bound
+lambda_max from below.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
-from trajfile.engine.needs import Need
+from trajfile.engine.needs import Need, Replay
 from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.curvature import PathCurvature, curvature_needs, path_curvature
 from trajfile.metrics.edge import Edge, judge_edge
+from trajfile.metrics.exact import exact_of, replay_need
 from trajfile.metrics.snapshots import PAIRED
 from trajfile.metrics.thresholds import Threshold, stability_threshold
 from trajfile.report import Finding, MetricResult, Series, number, series
@@ -32,6 +34,8 @@ Steps = NDArray[np.int64]
 RECORDED = ("sharpness", "lambda_max")
 #: The same for the Hessian preconditioned as Adam does.
 RECORDED_PRECONDITIONED = ("preconditioned_sharpness", "preconditioned_lambda_max")
+#: Estimators that measure λ_max itself, where the others bound it.
+MEASURED = ("exact", "recorded")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ class Sharpness(Metric):
         edge_high: Highest one.
         edge_part: Share of the estimates, from the end of the run, that decides.
         edge_samples: Fewest estimates that can decide.
+        replay_snapshots: Most snapshots to replay: half evenly spread, the rest where the
+            sharpness changes most.
+        replay_top: Largest eigenvalues to find at each.
+        replay_tolerance: Residual, as a share of the largest |eigenvalue| seen, at which an
+            eigenpair counts as found.
+        replay_iterations: Most Hessian-vector products of the search at one snapshot.
+        replay_trace: Hessian-vector products for the trace at one snapshot; 0 for none.
+        replay_float64: Whether the loss is given float64 tensors instead of those recorded.
     """
 
     window: int = 6
@@ -68,6 +80,12 @@ class Sharpness(Metric):
     edge_high: float = 1.5
     edge_part: float = 0.25
     edge_samples: int = 8
+    replay_snapshots: int = 16
+    replay_top: int = 3
+    replay_tolerance: float = 1e-3
+    replay_iterations: int = 100
+    replay_trace: int = 30
+    replay_float64: bool = False
 
     id: ClassVar[str] = "sharpness"
     title: ClassVar[str] = "sharpness against the stability limit"
@@ -88,11 +106,29 @@ class Sharpness(Metric):
     )
     ingredients: ClassVar[str] = (
         "params and full-batch gradients of consecutive steps, learning_rate; or a recorded "
-        "sharpness scalar"
+        "sharpness scalar; or params and the user's loss (replay)"
     )
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
-        """Inner products of displacements and gradient differences over the last few pairs."""
+        """Inner products of displacements and gradient differences; the user's loss, if given."""
+        replay = self._replay(header)
+        path = self._path_needs(header)
+        if replay is None:
+            return path
+        return frozenset({replay}) | (frozenset() if isinstance(path, Skipped) else path)
+
+    def _replay(self, header: Header) -> Replay | None:
+        return replay_need(
+            header,
+            snapshots=self.replay_snapshots,
+            top=self.replay_top,
+            tolerance=self.replay_tolerance,
+            iterations=self.replay_iterations,
+            trace=self.replay_trace,
+            float64=self.replay_float64,
+        )
+
+    def _path_needs(self, header: Header) -> frozenset[Need] | Skipped:
         usable = header.has(PARAMS, GRADIENTS)
         if usable and header.gradient.get("stage") != "scaled":
             return curvature_needs(self.window)
@@ -116,18 +152,27 @@ class Sharpness(Metric):
         path = path_curvature(measured, self.window, self.asymmetry)
         name = self._recorded_name(header)
         at, known = header.scalars[name] if name is not None else (path.steps[:0], path.secant[:0])
-        if not np.isfinite(path.secant).any() and name is None:
-            return MetricResult(
-                "insufficient",
+        need = self._replay(header)
+        exact = None if need is None else exact_of(header, measured.replay(need))
+        if exact is not None and exact.problem is not None:
+            return self._insufficient(exact.problem)
+        if not np.isfinite(path.secant).any() and name is None and exact is None:
+            return self._insufficient(
                 "Curvature needs params and gradients at two common steps at least, with finite "
-                f"values; found {len(header.timeline_steps(PAIRED))} common steps.",
-                definition=self.definition,
-                reference=self.reference,
-                options=self.options,
+                f"values; found {len(header.timeline_steps(PAIRED))} common steps."
             )
-        everywhere = np.union1d(path.steps, at)
+        replayed = exact.replayed.steps if exact is not None else at[:0]
+        everywhere = np.union1d(np.union1d(path.steps, at), replayed)
         threshold = stability_threshold(header, everywhere)
         estimate = self._estimate(header, path, threshold)
+        if exact is not None:
+            estimate = _Estimate(
+                "exact",
+                replayed,
+                exact.values,
+                exact.converged,
+                exact.preconditioned == threshold.preconditioned,
+            )
         limit = threshold.values[np.searchsorted(everywhere, estimate.steps)]
         ratio = estimate.values / limit if estimate.comparable else np.full(len(limit), np.nan)
         edge = judge_edge(
@@ -149,6 +194,8 @@ class Sharpness(Metric):
         }
         if name is not None:
             shown["recorded"] = series(at, known)
+        if exact is not None:
+            shown |= exact.shown()
         summary = {
             "estimator": estimate.kind,
             "max": number(_largest(estimate.values)),
@@ -162,6 +209,8 @@ class Sharpness(Metric):
             "secant_max": number(_largest(path.secant)),
             "asymmetry_median": number(robust.median(path.asymmetry)),
         }
+        if exact is not None:
+            summary |= exact.summary()
         sentence, salience = self._sentence(header, summary)
         return MetricResult(
             "ok",
@@ -170,13 +219,23 @@ class Sharpness(Metric):
             findings=self._findings(summary, edge),
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, threshold, estimate, path),
+            notes=([] if exact is None else exact.notes(threshold))
+            + self._notes(header, threshold, estimate, path),
             sentence=sentence,
             salience=salience,
             options=self.options,
             caveat="noisy Ritz, no bound"
             if estimate.kind == "ritz_lower_bound" and _noise(header) is not None
             else None,
+        )
+
+    def _insufficient(self, reason: str) -> MetricResult:
+        return MetricResult(
+            "insufficient",
+            reason,
+            definition=self.definition,
+            reference=self.reference,
+            options=self.options,
         )
 
     def _recorded_name(self, header: Header) -> str | None:
@@ -236,7 +295,7 @@ class Sharpness(Metric):
         self, header: Header, threshold: Threshold, estimate: _Estimate, path: PathCurvature
     ) -> list[str]:
         notes = [threshold.note] if threshold.note else []
-        if self.recorded is not None and estimate.kind != "recorded":
+        if self.recorded is not None and self._recorded_name(header) is None:
             notes.append(f"The run holds no scalar {self.recorded!r} with a finite value.")
         noise = _noise(header)
         seen = bool(np.isfinite(path.secant).any())
@@ -264,11 +323,12 @@ class Sharpness(Metric):
 
     def _sentence(self, header: Header, summary: dict[str, Any]) -> tuple[str | None, float]:
         top, limit, ratio = summary["max"], summary["threshold_last"], summary["edge_ratio_median"]
-        recorded = summary["estimator"] == "recorded"
+        kind = summary["estimator"]
+        measured = kind in MEASURED
         if top is None:
             return None, 0.0
         if summary["at_edge"]:
-            what = "recorded sharpness" if recorded else "Ritz lower bound of the sharpness"
+            what = f"{kind} sharpness" if measured else "Ritz lower bound of the sharpness"
             since = summary["edge_since_step"]
             when = f" since step {since}" if since is not None else ""
             return (
@@ -276,15 +336,15 @@ class Sharpness(Metric):
                 f"the threshold {summary['threshold_rule']} = {limit:.4g}{when}.",
                 0.85,
             )
-        if recorded and summary["at_edge"] is False and ratio is not None:
+        if measured and summary["at_edge"] is False and ratio is not None:
             side = "below" if ratio < 1 else "above"
             return (
-                f"The recorded sharpness stays {side} the stability threshold "
+                f"The {kind} sharpness stays {side} the stability threshold "
                 f"{summary['threshold_rule']}: {ratio:.2f} of it over the last part of the run.",
                 0.3 if ratio < 1 else 0.85,
             )
-        if recorded:
-            return f"The recorded sharpness reached {top:.4g}.", 0.25
+        if measured:
+            return f"The {kind} sharpness reached {top:.4g}.", 0.25
         if _noise(header) is not None:
             return (
                 f"The curvature along the path looks like {top:.4g} at most, but gradient noise "

@@ -1,0 +1,226 @@
+"""Answering a `Replay` need: load the loss, go to the snapshots, measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trajfile.containers.base import Array
+from trajfile.dtypes import EXTENDED
+from trajfile.engine.header import Header
+from trajfile.engine.measurements import Replayed
+from trajfile.engine.needs import Preconditioner, Replay, Timeline
+from trajfile.errors import ResourceError, UsageError
+from trajfile.reader import Trajectory
+from trajfile.replay.factory import Factory, UserLoss, load_loss
+from trajfile.replay.lanczos import Eigenpairs, top_eigenpairs
+from trajfile.replay.objective import Objective
+from trajfile.replay.snapshots import visit
+from trajfile.replay.trace import Trace, trace
+from trajfile.schema import PARAMS
+
+#: Two evaluations of one loss at one point may differ by this much of it, for rounding.
+_REPEATABLE = 1e-5
+
+
+def replay(
+    source: str | Factory, trajectory: Trajectory, header: Header, need: Replay, memory: int
+) -> Replayed:
+    """Measure the Hessian's top at chosen snapshots. Runs the user's code.
+
+    Args:
+        source: ``file.py:factory``, or the factory.
+        trajectory: The run.
+        header: Its selected part: at which steps, and by which tensors to differentiate. The loss
+            is given all tensors of ``params``.
+        need: What to measure.
+        memory: Bytes that the vectors of the search may take.
+
+    Returns:
+        The measurements.
+
+    Raises:
+        UsageError: If the user's code is missing or fails, or does not go with the run.
+        ResourceError: If not even a few vectors fit the memory.
+    """
+    loss = load_loss(source, header.metadata)
+    selected = [n for n, t in header.tensors[PARAMS].items() if _is_float(t.dtype)]
+    if not selected:
+        raise UsageError(f"--replay {loss.name}: no tensor of float dtype is selected")
+    size = sum(header.tensors[PARAMS][name].size for name in selected)
+    capacity = memory // (8 * size)
+    if capacity < need.top + 3:
+        raise ResourceError(
+            f"--replay needs {need.top + 3} float64 vectors of {size} coordinates, "
+            f"{8 * size * (need.top + 3)} bytes; allow that much with --memory, or select tensors "
+            "with --params",
+            needed=8 * size * (need.top + 3),
+            available=memory,
+        )
+    steps = _candidates(trajectory, header, need, selected)
+    session = _Session(loss, trajectory, selected, need, capacity)
+    visit(len(steps), need.snapshots, lambda place: session.at(int(steps[place])))
+    return session.result()
+
+
+def _candidates(
+    trajectory: Trajectory, header: Header, need: Replay, selected: list[str]
+) -> NDArray[np.int64]:
+    """The steps at which every tensor, and the preconditioner's slot, was recorded."""
+    along = (PARAMS,) if need.preconditioner is None else (PARAMS, need.preconditioner.slot)
+    steps = header.timeline_steps(Timeline(along))
+    views = [trajectory[PARAMS]] + [trajectory[stream] for stream in along[1:]]
+    joined = [int(rows.steps[0]) for view in views for rows in view.values() if len(rows)]
+    return steps[steps >= max(joined, default=0)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What was measured at one snapshot."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    plain: Eigenpairs
+    trace: Trace
+    preconditioned: Eigenpairs | None
+
+
+class _Session:
+    """One replay: the loss, and what was measured so far."""
+
+    def __init__(
+        self,
+        loss: UserLoss,
+        trajectory: Trajectory,
+        selected: list[str],
+        need: Replay,
+        capacity: int,
+    ) -> None:
+        self.loss, self.trajectory, self.selected = loss, trajectory, selected
+        self.need, self.capacity = need, capacity
+        self.seen: list[_Seen] = []
+        self.unused: tuple[str, ...] = ()
+        self.dtypes: tuple[str, ...] = ()
+        self.products = 0
+
+    def at(self, step: int) -> float:
+        """Measure at one snapshot; the value that decides where to look next."""
+        tensors = self._tensors(step)
+        objective = Objective(self.loss, tensors, self.selected)
+        if not self.seen:
+            self._check(objective, tensors)
+        need = self.need
+        nothing = Trace(math.nan, math.nan, 0)
+        sound = math.isfinite(objective.value)
+        plain = self._pairs(objective, None, sound)
+        pairs = plain
+        preconditioned = None
+        if need.preconditioner is not None:
+            scale = self._scale(need.preconditioner, step)
+            preconditioned = self._pairs(objective, scale, sound and scale is not None)
+            pairs = preconditioned
+        like = objective.gradient
+        estimate = trace(objective.product, like, need.trace) if need.trace and sound else nothing
+        norm = float(objective.gradient.norm())
+        self.seen.append(_Seen(step, objective.value, norm, plain, estimate, preconditioned))
+        self.products += objective.products
+        return float(pairs.values[0])
+
+    def _pairs(self, objective: Objective, scale: torch.Tensor | None, sound: bool) -> Eigenpairs:
+        """Top eigenpairs of the Hessian H, or with a scale d of diag(d) H diag(d)."""
+        like, need = objective.gradient, self.need
+        top = min(need.top, objective.size)
+        if not sound:
+            empty = np.full(top, np.nan)
+            return Eigenpairs(empty, empty, np.zeros(top, np.bool_), like[None][:0], 0)
+        source = torch.Generator(like.device).manual_seed(0)
+        start = torch.randn(
+            objective.size, generator=source, dtype=torch.float64, device=like.device
+        )
+
+        def scaled(vector: torch.Tensor) -> torch.Tensor:
+            return vector if scale is None else scale * vector
+
+        return top_eigenpairs(
+            lambda vector: scaled(objective.product(scaled(vector))),
+            start,
+            top=need.top,
+            tolerance=need.tolerance,
+            iterations=need.iterations,
+            capacity=self.capacity,
+        )
+
+    def _tensors(self, step: int) -> dict[str, torch.Tensor]:
+        view = self.trajectory[PARAMS]
+        return {name: self._tensor(rows.at(step)) for name, rows in view.items() if len(rows)}
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        """The array as recorded; below float32 in float32, whose Hessian is worth computing."""
+        name = array.dtype.name
+        if name in EXTENDED or name == "float16":
+            array = array.astype(np.float32)
+        tensor = torch.from_numpy(np.array(array))
+        if self.need.float64 and tensor.is_floating_point():
+            tensor = tensor.double()
+        return tensor.to(self.loss.device)
+
+    def _scale(self, adam: Preconditioner, step: int) -> torch.Tensor | None:
+        """P^{-1/2} as one vector; None before the first update, when v is still zero."""
+        if step < 1:
+            return None
+        view = self.trajectory[adam.slot]
+        parts = [view[n].at(step).astype(np.float64).reshape(-1) for n in self.selected]
+        first, second = (1 - beta**step for beta in adam.betas)
+        spread = first * (np.sqrt(np.concatenate(parts) / second) + adam.eps)
+        return torch.from_numpy(1 / np.sqrt(spread)).to(self.loss.device)
+
+    def _check(self, objective: Objective, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Look at the loss once, at the first snapshot."""
+        self.unused = objective.unused
+        self.dtypes = tuple(sorted({str(tensors[n].dtype)[6:] for n in self.selected}))
+        first, second = objective.value, objective.again()
+        if math.isfinite(first) and abs(first - second) > _REPEATABLE * max(abs(first), 1e-30):
+            raise UsageError(
+                f"--replay {self.loss.name}: the loss at one point was {first:.9g} and then "
+                f"{second:.9g}; it must be the same each time: no dropout, no shuffled or "
+                "augmented batches, BatchNorm that keeps no running averages"
+            )
+
+    def result(self) -> Replayed:
+        """All that was measured, in order of steps."""
+        seen = sorted(self.seen, key=lambda one: one.step)
+        width = len(seen[0].plain.values) if seen else 0
+        other = [one.preconditioned for one in seen if one.preconditioned is not None]
+        return Replayed(
+            source=self.loss.name,
+            steps=np.array([one.step for one in seen], np.int64),
+            loss=np.array([one.loss for one in seen]),
+            gradient_norm=np.array([one.gradient_norm for one in seen]),
+            eigenvalues=np.array([one.plain.values for one in seen]).reshape(-1, width),
+            residuals=np.array([one.plain.residuals for one in seen]).reshape(-1, width),
+            trace=np.array([one.trace.value for one in seen]),
+            trace_error=np.array([one.trace.error for one in seen]),
+            preconditioned=_stacked([pairs.values for pairs in other], len(seen)),
+            preconditioned_residuals=_stacked([pairs.residuals for pairs in other], len(seen)),
+            converged=np.array([one.plain.converged[0] for one in seen], np.bool_),
+            preconditioned_converged=np.array(
+                [pairs.converged[0] for pairs in other] or [False] * len(seen), np.bool_
+            ),
+            products=self.products,
+            dtypes=self.dtypes,
+            unused=self.unused,
+        )
+
+
+def _stacked(rows: list[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
+    return np.array(rows) if rows else np.zeros((count, 0))
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))
