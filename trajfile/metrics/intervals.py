@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from trajfile.report import number
+
 Float = NDArray[np.float64]
 
 #: What every interval of a report is said to be, in its notes.
@@ -51,6 +53,20 @@ class Interval:
         """[low, high] for a report; None where there is none."""
         known = math.isfinite(self.low) and math.isfinite(self.high)
         return [self.low, self.high] if known else None
+
+
+def stated(name: str, value: float, interval: Interval) -> dict[str, float | list[float] | None]:
+    """A figure and its interval under the names a report gives them.
+
+    Args:
+        name: Of the figure; ``<name>_interval`` is that of the interval.
+        value: The figure.
+        interval: Its interval.
+
+    Returns:
+        Both, null where undefined.
+    """
+    return {name: number(value), f"{name}_interval": interval.pair}
 
 
 def student(windows: float) -> float:

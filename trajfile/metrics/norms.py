@@ -14,6 +14,12 @@ from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row, Timeline
 from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.intervals import (
+    effective_windows,
+    mean_interval,
+    median_interval,
+    stated,
+)
 from trajfile.metrics.non_finite import NonFinite, find_non_finite, listed, non_finite_findings
 from trajfile.metrics.robust import finite, first, last, mean, median
 from trajfile.metrics.smoothing import running_median
@@ -38,6 +44,7 @@ class Norms(Metric):
         gradient_spike: A gradient norm of at least this many times the median of the rows before
             it is reported; rows on end are one spike.
         spike_window: How many rows before it.
+        fewest_updates: Displacements below which no median or mean of them is given.
     """
 
     id: ClassVar[str] = "norms"
@@ -46,7 +53,8 @@ class Norms(Metric):
         "‖θ_k‖, ‖g_k‖ and ‖U_k‖, Euclidean over all tensors, of the recorded parameters, "
         "gradients and updates; relative update ‖θ_{k+1} - θ_k‖/‖θ_k‖ between consecutive "
         "recorded snapshots; non_finite_step, the first step at which a recorded value is NaN or "
-        "infinite; tensors that never move."
+        "infinite; tensors that never move. relative_update_median_interval: 95 % interval of the "
+        "median from its order statistics, for effective_windows independent ones."
     )
     reference: ClassVar[str] = "standard"
     ingredients: ClassVar[str] = "any of params, gradients, updates"
@@ -54,6 +62,7 @@ class Norms(Metric):
     exploding_update: float = 1.0
     gradient_spike: float = 100.0
     spike_window: int = 50
+    fewest_updates: int = 3
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """The squared norm of each row of each stream, and of each step between snapshots."""
@@ -80,7 +89,7 @@ class Norms(Metric):
         if "params" in present:
             relative = _relative(squares["params"], measured.inner(STEP, STEP))
             curves["relative_update"] = series(steps["params"][:-1], relative)
-        per_tensor = _per_tensor(measured, present)
+        per_tensor = _per_tensor(measured, present, self.fewest_updates)
         bad = find_non_finite(measured, [_row(stream) for stream in present])
         findings = [
             *non_finite_findings(bad),
@@ -95,9 +104,10 @@ class Norms(Metric):
                 f"{stream}_first": number(first(norms)),
                 f"{stream}_last": number(last(norms)),
             }
+        summary |= _usually("relative_update_median", relative, self.fewest_updates)
         summary |= {
-            "relative_update_median": number(median(relative)),
             "relative_update_max": number(_largest(relative)),
+            "effective_windows": number(effective_windows(relative)),
         }
         return MetricResult(
             status="ok",
@@ -107,7 +117,7 @@ class Norms(Metric):
             findings=findings,
             definition=self.definition,
             reference=self.reference,
-            notes=_notes(measured, steps["params"]),
+            notes=_notes(measured, steps["params"], relative, self.fewest_updates),
             sentence=_sentence(bad, summary),
             salience=1.0 if bad else 0.1,
             options=self.options,
@@ -209,12 +219,21 @@ def _usual(norms: Float, window: int) -> Float:
     return np.concatenate([np.full(shift, np.nan), centred[: len(norms) - shift]])
 
 
+def _usually(name: str, values: Float, fewest: int) -> dict[str, Any]:
+    """The median with its interval; both None with too few values."""
+    if len(finite(values)) < fewest:
+        return {name: None, f"{name}_interval": None}
+    return dict(stated(name, median(values), median_interval(values)))
+
+
 def _largest(values: Float) -> float:
     kept = finite(values)
     return float(kept.max()) if len(kept) else math.nan
 
 
-def _per_tensor(measured: Measurements, present: list[str]) -> dict[str, dict[str, Any]]:
+def _per_tensor(
+    measured: Measurements, present: list[str], fewest: int
+) -> dict[str, dict[str, Any]]:
     """The summaries of single tensors; empty if per-tensor values were not kept."""
     results: dict[str, dict[str, Any]] = {}
     if "params" in present:
@@ -224,21 +243,36 @@ def _per_tensor(measured: Measurements, present: list[str]) -> dict[str, dict[st
             steps = moved[name][:-1]
             known = np.isfinite(square[:-1]) & np.isfinite(square[1:])
             results[name] = {
+                "norm_first": number(math.sqrt(first(square))),
                 "norm": number(math.sqrt(last(square))),
-                "relative_update_median": number(median(relative)),
+                **_usually("relative_update_median", relative, fewest),
                 "relative_update_max": number(_largest(relative)),
                 "moved": bool((steps[known] > 0).any()) if known.any() else None,
             }
     for stream, label in (("gradients", "gradient_norm_mean"), ("updates", "update_norm_mean")):
         if stream in present:
             for name, square in measured.per_tensor(_row(stream), _row(stream)).items():
-                values = results.setdefault(name, {})
-                values[label] = number(mean(np.sqrt(square)))
+                norms = np.sqrt(square)
+                results.setdefault(name, {}).update(
+                    stated(label, mean(norms), mean_interval(norms))
+                )
     return results
 
 
-def _notes(measured: Measurements, steps: NDArray[np.int64]) -> list[str]:
+def _notes(
+    measured: Measurements, steps: NDArray[np.int64], relative: Float, fewest: int
+) -> list[str]:
     notes = []
+    known = len(finite(relative))
+    if known >= fewest:
+        notes.append(
+            f"The median relative update has a 95 % interval for {effective_windows(relative):.0f} "
+            f"effective windows of {known} displacements; below two it is their whole range."
+        )
+    elif len(steps) > 1:
+        notes.append(
+            f"The median relative update wants {fewest} displacements, and there are {known}."
+        )
     if len(steps) > 1 and np.nanmax(strides(steps)) > 1:
         notes.append(
             "Snapshots are more than one step apart in places; the relative update there is over "

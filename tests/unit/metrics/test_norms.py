@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests import toys
 from tests.twin import Dense, measure
@@ -161,3 +162,35 @@ def test_sparse_snapshots_are_noted():
 def test_a_zero_parameter_vector_gives_no_relative_update():
     got = run(toys.dense(np.array([[0.0], [1.0], [2.0]])))
     assert got.series["relative_update"].value == [None, 1.0]
+
+
+def walk(rows, size=50, seed=0):
+    """A random walk of equal steps on average, far from zero."""
+    normal = np.random.default_rng(seed).normal
+    return 1e4 + np.cumsum(normal(size=(rows, size)), axis=0)
+
+
+def test_the_median_relative_update_has_an_interval_that_narrows_with_the_run():
+    wide, narrow = (run(toys.dense(walk(rows))).summary for rows in (20, 500))
+    for found in (wide, narrow):
+        low, high = found["relative_update_median_interval"]
+        assert low < found["relative_update_median"] < high
+        assert low < stats.chi(50).median() / (1e4 * np.sqrt(50)) < high  # ‖step‖/‖θ‖
+    assert narrow["effective_windows"] > 5 * wide["effective_windows"]
+    widths = [np.ptp(found["relative_update_median_interval"]) for found in (wide, narrow)]
+    assert widths[1] < widths[0] / 2
+
+
+def test_every_mean_and_median_of_a_tensor_has_its_interval():
+    for entry in run(random_dense()).per_tensor.values():
+        for name in ("relative_update_median", "gradient_norm_mean", "update_norm_mean"):
+            low, high = entry.summary[f"{name}_interval"]
+            assert low < entry.summary[name] < high
+
+
+def test_too_few_displacements_give_no_bare_median():
+    got = run(toys.dense(walk(3)))
+    assert got.summary["relative_update_median"] is None
+    assert got.summary["relative_update_median_interval"] is None
+    assert any("wants 3 displacements, and there are 2" in note for note in got.notes)
+    assert run(toys.dense(walk(3)), fewest_updates=2).summary["relative_update_median"] > 0
