@@ -81,6 +81,7 @@ def find_changes(
     least: int = 5,
     penalty: float = 5.0,
     floor: float = 0.0,
+    noise: float | None = None,
 ) -> list[Change]:
     """The changes of a series.
 
@@ -91,6 +92,8 @@ def find_changes(
         penalty: What a change must win in squared residuals, in units of σ² ln n.
         floor: Smallest σ to reckon with: a smooth curve has none, and would be cut wherever it
             bends. In the values' unit.
+        noise: σ of a value where its noise is known to be independent from one to the next;
+            otherwise it is estimated, correlations included.
 
     Returns:
         In order of time; none in a series of fewer than two stretches' length.
@@ -106,7 +109,8 @@ def find_changes(
         return []
     # Rounding leaves even a straight line with residuals.
     rounding = (1e-6 * float(np.ptp(averages))) ** 2
-    variance = max(noise_variance(averages), rounding, floor**2 / width)
+    variance = noise_variance(averages) if noise is None else noise**2 / width
+    variance = max(variance, rounding, floor**2 / width)
     costs = _costs(averages - averages.mean(), lines)
     starts = _partition(costs, least, penalty * variance * math.log(n))
     edges = [0, *starts, n]

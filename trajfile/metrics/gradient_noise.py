@@ -14,7 +14,8 @@ from trajfile.engine.needs import Need, SampleGram
 from trajfile.errors import UsageError
 from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.smoothing import running_median
+from trajfile.metrics.break_even import BreakEven, find_break_even
+from trajfile.metrics.covariance import Spectrum, spectrum
 from trajfile.report import Finding, MetricResult, number, series
 from trajfile.schema import GRADIENT_SAMPLES
 
@@ -22,9 +23,6 @@ Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 _GRAM = SampleGram()
-
-#: With fewer samples the spectrum has too few eigenvalues to speak of.
-_FEWEST_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,23 @@ class GradientNoise(Metric):
     Attributes:
         divisor: ``L`` or ``L-1``: what the sum over L samples is divided by.
         rank_tolerance: Eigenvalues at or below this share of the largest count as zero.
-        smooth: Width in recorded steps of the running median of λ₁ that the break-even point is
-            read from.
-        rise: By how much smoothed λ₁ has to exceed its first and last value at its maximum for
-            that to be a break-even point; within that factor it counts as near its peak.
+        fewest_samples: Fewest gradients at a step that give a spectrum.
+        stands_out: How many times the mean of the non-zero eigenvalues λ₁ has to be, in the
+            median, to be told from the largest of equal ones.
+        stretch: Fewest steps in a stretch over which λ₁ keeps its level.
+        penalty: What a change of level must win in squared residuals of ln λ₁, in units of their
+            variance times ln n.
+        rise: By what factor λ₁'s highest stretch has to exceed its first and its last one to
+            hold a break-even point.
         fewest_steps: Fewest steps with samples that can show a break-even point.
     """
 
     divisor: Literal["L", "L-1"] = "L"
     rank_tolerance: float = 1e-10
-    smooth: int = 5
+    fewest_samples: int = 4
+    stands_out: float = 2.0
+    stretch: int = 3
+    penalty: float = 3.0
     rise: float = 1.25
     fewest_steps: int = 8
 
@@ -62,9 +67,10 @@ class GradientNoise(Metric):
         "K = (1/L) Σ (g_i − ḡ)(g_i − ḡ)ᵀ over L mini-batch gradients at one θ. Its non-zero "
         "eigenvalues are those of the centred Gram matrix of the samples divided by L: λ₁ is the "
         "largest, λ* the smallest non-zero one (index min(L − 1, rank)), conditioning is λ*/λ₁. "
-        "K of batches of size S is the per-example K times (n − S)/(S(n − 1)). Break-even point: "
-        "where smoothed λ₁ has its maximum, if it rises to it and falls from it; a stand-in for "
-        "the first loss of stability along the top direction."
+        "K of batches of size S is the per-example K times (n − S)/(S(n − 1)). Intervals of λ₁ and "
+        "of the trace are jackknife ones, each gradient left out in turn. Break-even point: where "
+        "λ₁ is largest within its highest stretch of one level, if it rose to that stretch and "
+        "fell from it; a stand-in for the first loss of stability along the top direction."
     )
     reference: ClassVar[str] = (
         "Jastrzebski et al., The Break-Even Point on Optimization Trajectories of Deep Neural "
@@ -93,14 +99,17 @@ class GradientNoise(Metric):
         grams = measured.sample_grams[_GRAM]
         steps = grams.steps
         sizes = np.array([len(gram) for gram in grams.grams], np.int64)
-        spectrum = np.array([self._spectrum(gram) for gram in grams.grams]).reshape(-1, 3)
-        top, least, trace = spectrum.T
+        spectra = [self._spectrum(gram) for gram in grams.grams]
+        top, least, trace, bias = (
+            np.array([getattr(each, name) for each in spectra], np.float64)
+            for name in ("top", "least", "trace", "top_bias")
+        )
         if not np.isfinite(top).any():
             most = int(sizes.max(initial=0))
             return MetricResult(
                 "insufficient",
-                f"The spectrum needs at least {_FEWEST_SAMPLES} finite gradient samples at a step; "
-                f"found at most {most} recorded.",
+                f"The spectrum needs at least {self.fewest_samples} finite gradient samples at a "
+                f"step; found at most {most} recorded.",
                 summary={"samples": most},
                 definition=self.definition,
                 reference=self.reference,
@@ -117,67 +126,92 @@ class GradientNoise(Metric):
             "trace": trace,
             "conditioning": conditioning,
             "noise_to_signal": noise,
+            "lambda_1_low": np.array([each.top_range.low for each in spectra]),
+            "lambda_1_high": np.array([each.top_range.high for each in spectra]),
+            "trace_low": np.array([each.trace_range.low for each in spectra]),
+            "trace_high": np.array([each.trace_range.high for each in spectra]),
         }
         batch, scale = _per_example(header)
         if scale is not None:
             shown["lambda_1_per_example"] = top * scale
-        break_even, plateau = self._break_even(steps, top)
-        usual = int(np.median(sizes))
+        found = find_break_even(
+            steps,
+            top,
+            fewest=self.fewest_steps,
+            stretch=self.stretch,
+            penalty=self.penalty,
+            rise=self.rise,
+        )
+        ranks = np.array([each.rank for each in spectra], np.float64)
+        mean = np.divide(trace, ranks, out=np.full(len(top), np.nan), where=ranks > 0)
+        over = np.divide(top, mean, out=np.full(len(top), np.nan), where=mean > 0)
+        peak, final = int(np.nanargmax(top)), int(np.flatnonzero(np.isfinite(top))[-1])
         summary: dict[str, Any] = {
-            "lambda_1_max": number(np.nanmax(top)),
-            "samples": usual,
+            "lambda_1_max": number(top[peak]),
+            "lambda_1_max_interval": spectra[peak].top_range.pair,
+            "samples": int(np.median(sizes)),
+            "rank": int(np.median(ranks[np.isfinite(top)])),
+            "steps": int(np.isfinite(top).sum()),
             "batch_size": batch,
-            "break_even_step": break_even,
-            "break_even_range": plateau,
-            "lambda_1_max_step": int(steps[np.nanargmax(top)]),
-            "lambda_1_last": number(robust.last(top)),
+            "break_even_step": found.step,
+            "break_even_range": None if found.step is None else [found.first, found.last],
+            "break_even_rise": number(found.rise),
+            "break_even_fall": number(found.fall),
+            "lambda_1_max_step": int(steps[peak]),
+            "lambda_1_last": number(top[final]),
+            "lambda_1_last_interval": spectra[final].top_range.pair,
+            "lambda_1_bias": number(robust.median(bias)),
+            "lambda_1_over_mean": number(robust.median(over)),
             "conditioning_last": number(robust.last(conditioning)),
             "conditioning_median": number(robust.median(conditioning)),
-            "trace_last": number(robust.last(trace)),
-            "lambda_1_per_example_max": number(np.nanmax(top) * scale) if scale else None,
+            "trace_last": number(trace[final]),
+            "trace_last_interval": spectra[final].trace_range.pair,
+            "lambda_1_per_example_max": number(top[peak] * scale) if scale else None,
         }
         return MetricResult(
             "ok",
             summary=summary,
             series={name: series(steps, values) for name, values in shown.items()},
-            findings=_findings(summary),
+            findings=_findings(summary, found),
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, sizes, scale),
+            notes=self._notes(header, sizes, scale, summary, found),
             sentence=_sentence(summary),
-            salience=0.45 if break_even is None else 0.55,
+            salience=0.45 if found.step is None else 0.55,
             options=self.options,
         )
 
-    def _spectrum(self, gram: Float) -> tuple[float, float, float]:
-        """λ₁, λ* and the trace of one step's covariance; NaN if it cannot be had."""
-        count = len(gram)
-        if count < _FEWEST_SAMPLES or not np.isfinite(gram).all():
-            return np.nan, np.nan, np.nan
-        values = np.linalg.eigvalsh(gram)[::-1] / (count - (self.divisor == "L-1"))
-        top = max(float(values[0]), 0.0)
-        # The mean is taken off, so at most L - 1 eigenvalues differ from zero.
-        rank = min(count - 1, int((values > self.rank_tolerance * top).sum()))
-        least = float(values[rank - 1]) if rank and top else np.nan
-        return top, least, float(np.maximum(values, 0.0).sum())
+    def _spectrum(self, gram: Float) -> Spectrum:
+        return spectrum(
+            gram,
+            fewest=self.fewest_samples,
+            unbiased=self.divisor == "L-1",
+            tolerance=self.rank_tolerance,
+        )
 
-    def _break_even(self, steps: Steps, top: Float) -> tuple[int | None, list[int] | None]:
-        """Step of the maximum of smoothed λ₁, and the span in which it comes near that."""
-        known = np.isfinite(top)
-        if known.sum() < self.fewest_steps:
-            return None, None
-        steps, smooth = steps[known], running_median(top[known], self.smooth)
-        peak = int(np.argmax(smooth))
-        if not smooth[peak] >= self.rise * max(smooth[0], smooth[-1]) > 0:
-            return None, None
-        near = steps[smooth >= smooth[peak] / self.rise]
-        return int(steps[peak]), [int(near[0]), int(near[-1])]
-
-    def _notes(self, header: Header, sizes: Steps, scale: float | None) -> list[str]:
+    def _notes(
+        self,
+        header: Header,
+        sizes: Steps,
+        scale: float | None,
+        summary: dict[str, Any],
+        found: BreakEven,
+    ) -> list[str]:
         notes = [
             f"The sum over samples is divided by {self.divisor}. Few samples bias λ₁ upwards and "
-            "see at most L − 1 directions, so λ* depends on L."
+            "see at most L − 1 directions, so λ* and λ*/λ₁ depend on L.",
+            "Intervals are 95 % jackknife ones over the samples of a step: they say what another "
+            "draw of mini-batches could have given, not another run.",
         ]
+        over = summary["lambda_1_over_mean"]
+        if over is not None and over < self.stands_out:
+            notes.append(
+                f"λ₁ is only {over:.3g} times the mean of the non-zero eigenvalues, which the "
+                f"largest of {summary['rank']} equal ones can be by chance: with so few samples it "
+                "measures the trace, and its interval does not cover that of more samples."
+            )
+        if found.reason is not None:
+            notes.append(f"The break-even point is undetermined: {found.reason}.")
         if len(np.unique(sizes)) > 1:
             notes.append(
                 f"The number of samples varies from {sizes.min()} to {sizes.max()}: λ₁ of few "
@@ -205,20 +239,24 @@ def _positive(value: object) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _findings(summary: dict[str, Any]) -> list[Finding]:
-    if summary["break_even_step"] is None:
+def _findings(summary: dict[str, Any], found: BreakEven) -> list[Finding]:
+    if found.step is None:
         return []
     return [
         Finding(
             "gradient_noise.break_even",
             "info",
-            "The largest eigenvalue of the gradient covariance rose until about step "
-            f"{summary['break_even_step']} and has fallen since; it was near its peak from step "
-            f"{summary['break_even_range'][0]} to {summary['break_even_range'][1]}.",
+            "The largest eigenvalue of the gradient covariance was highest from step "
+            f"{found.first} to {found.last}, with its maximum at step {found.step}: "
+            f"{found.rise:.3g} times its first level and {found.fall:.3g} times its last.",
             {
-                "break_even_step": summary["break_even_step"],
+                "break_even_step": found.step,
                 "break_even_range": summary["break_even_range"],
+                "rise": number(found.rise),
+                "fall": number(found.fall),
+                "stretches": found.stretches,
                 "lambda_1_max": summary["lambda_1_max"],
+                "lambda_1_max_interval": summary["lambda_1_max_interval"],
                 "lambda_1_last": summary["lambda_1_last"],
             },
         )
@@ -229,14 +267,17 @@ def _sentence(summary: dict[str, Any]) -> str:
     batch = f" of size {summary['batch_size']}" if summary["batch_size"] else ""
     told = (
         f"The covariance of {summary['samples']} mini-batch gradients{batch} had λ₁ at most "
-        f"{summary['lambda_1_max']:.4g} (step {summary['lambda_1_max_step']})"
+        f"{summary['lambda_1_max']:.3g}"
     )
+    if (interval := summary["lambda_1_max_interval"]) is not None:
+        told += f" ({interval[0]:.2g} to {interval[1]:.2g})"
+    told += f" at step {summary['lambda_1_max_step']}"
     if summary["conditioning_last"] is not None:
         told += f" and λ*/λ₁ = {summary['conditioning_last']:.3g} at the end"
     if summary["break_even_step"] is not None:
         first, last = summary["break_even_range"]
         told += (
-            f"; smoothed λ₁, whose peak marks the break-even point, was highest near step "
-            f"{summary['break_even_step']} (near its peak from {first} to {last})"
+            f"; it was highest from step {first} to {last}, the break-even point by this proxy "
+            f"near step {summary['break_even_step']}"
         )
     return told + "."

@@ -4,6 +4,8 @@ import pytest
 from tests.twin import Dense, measure
 from trajfile.errors import UsageError
 from trajfile.metrics.base import Skipped
+from trajfile.metrics.break_even import find_break_even
+from trajfile.metrics.covariance import spectrum
 from trajfile.metrics.gradient_noise import GradientNoise
 
 
@@ -87,7 +89,9 @@ def test_break_even_is_the_interior_maximum():
     got = result(run(bump(heights)))
     assert abs(got.summary["break_even_step"] - 90) <= 20
     first, last = got.summary["break_even_range"]
-    assert 40 <= first < got.summary["break_even_step"] < last <= 140
+    assert 40 <= first < got.summary["break_even_step"] < last <= 150
+    assert got.summary["break_even_rise"] > 2
+    assert got.summary["break_even_fall"] > 2
     assert got.salience == 0.55
     assert [f.id for f in got.findings] == ["gradient_noise.break_even"]
 
@@ -102,12 +106,89 @@ def test_no_break_even_without_a_rise_and_a_fall(heights):
     assert got.summary["break_even_step"] is None
     assert got.findings == []
     assert got.salience == 0.45
+    assert any("break-even point is undetermined" in note for note in got.notes)
 
 
 def test_one_odd_step_is_no_break_even():
     heights = np.ones(20)
     heights[7] = 50
     assert result(run(bump(heights))).summary["break_even_step"] is None
+
+
+BREAK_EVEN = {"fewest": 8, "stretch": 3, "penalty": 3.0, "rise": 1.25}
+
+
+@pytest.mark.parametrize("n", [12, 21, 60, 300])
+@pytest.mark.parametrize("slope", [0.0, 2.0])
+def test_scatter_is_hardly_ever_a_break_even_point(n, slope):
+    rng = np.random.default_rng(n)
+    course = np.linspace(0, slope, n)
+    runs = [np.exp(course + 0.35 * rng.standard_normal(n)) for _ in range(100)]
+    found = [find_break_even(np.arange(n), top, **BREAK_EVEN) for top in runs]
+    assert sum(each.step is not None for each in found) <= 4
+    assert all(each.step is not None or each.reason for each in found)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 16])
+def test_the_break_even_point_does_not_move_with_the_cadence(stride):
+    rng = np.random.default_rng(5)
+    steps = np.arange(0, 3200, 10)
+    course = -np.abs(steps - 1200) / 400
+    top = np.exp(course + 0.2 * rng.standard_normal(len(steps)))[::stride]
+    got = find_break_even(steps[::stride], top, **BREAK_EVEN)
+    assert abs(got.step - 1200) <= 250
+    assert got.first <= got.step <= got.last
+    assert (
+        top[steps[::stride] == got.step]
+        == top[(steps[::stride] >= got.first) & (steps[::stride] <= got.last)].max()
+    )
+
+
+def judge(g, **options):
+    centred = g - g.mean(axis=0)
+    stated = {"fewest": 4, "unbiased": False, "tolerance": 1e-10, **options}
+    return spectrum(centred @ centred.T, **stated)
+
+
+def test_intervals_are_those_of_leaving_each_gradient_out():
+    """Against covariance matrices formed anew from all gradients but one."""
+    g = np.random.default_rng(7).standard_normal((9, 30)) * np.r_[4.0, np.ones(29)]
+    got = judge(g)
+    logs = []
+    for j in range(9):
+        k = np.cov(np.delete(g, j, axis=0).T, bias=True)
+        logs.append(np.log([np.linalg.eigvalsh(k)[-1], np.trace(k)]))
+    error = np.sqrt(8 / 9 * ((logs - np.mean(logs, axis=0)) ** 2).sum(axis=0))
+    quantile = 2.306004  # of Student's t, 8 degrees of freedom, from tables
+    for value, interval, e in zip(
+        (got.top, got.trace), (got.top_range, got.trace_range), error, strict=True
+    ):
+        assert np.log(interval.high / value) == pytest.approx(quantile * e, rel=1e-6)
+        assert np.log(value / interval.low) == pytest.approx(quantile * e, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [12, 60])
+def test_intervals_hold_the_covariance_that_the_gradients_were_drawn_from(count):
+    rng = np.random.default_rng(count)
+    sizes = np.array([10.0, *np.ones(100)])
+    covered = np.zeros(2)
+    for _ in range(100):
+        got = judge(rng.standard_normal((count, 101)) * sizes, unbiased=True)
+        covered += [
+            got.top_range.low <= 100 <= got.top_range.high,
+            got.trace_range.low <= 200 <= got.trace_range.high,
+        ]
+    assert covered.min() >= 86  # 95 % by name; the jackknife of a dozen falls somewhat short
+
+
+def test_a_largest_eigenvalue_that_is_no_larger_than_chance_is_said_to_be():
+    rng = np.random.default_rng(4)
+    got = result(run([rng.standard_normal((8, 5000)) for _ in range(3)]))
+    assert got.summary["lambda_1_over_mean"] < 1.2
+    assert got.summary["lambda_1_bias"] > 0.5  # nearly all of it is tr K/L
+    assert any("measures the trace" in note for note in got.notes)
+    spiked = rng.standard_normal((3, 8, 5000)) * np.r_[300.0, np.ones(4999)]
+    assert not any("measures the trace" in note for note in result(run(list(spiked))).notes)
 
 
 def test_too_few_samples_are_insufficient():
