@@ -12,19 +12,29 @@ from numpy.typing import NDArray
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
-from trajfile.linalg import cosine
 from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.intervals import effective_windows, fraction_interval, stated
 from trajfile.metrics.recorded_updates import UpdateSource, find_source
-from trajfile.metrics.regularity import Bound, Regularity, regularity, regularity_bound
+from trajfile.metrics.regularity import (
+    Bound,
+    Regularity,
+    gamma_figures,
+    regularity,
+    regularity_bound,
+    tensor_figures,
+)
 from trajfile.metrics.robust import mean
-from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+from trajfile.report import Finding, MetricResult, Series, number, series
 
 Float = NDArray[np.float64]
 
 _SERIES = ("inner", "update_norm_squared", "loss_gap", "distance_squared", "cosine", "gamma")
 _SUMMARY = (
-    "gamma_trajectory", "gamma_aggregate", "violated_fraction", "cosine_mean", "reference_step",
-    "verdict", "approach_fraction", "gamma_upper_bound", "bound_left", "bound_right", "bound_holds",
+    "gamma_trajectory", "gamma_trajectory_step", "gamma_aggregate", "gamma_aggregate_interval",
+    "violated_fraction", "violated_fraction_interval", "cosine_mean", "cosine_mean_interval",
+    "effective_windows", "reference_step", "verdict", "approach_fraction",
+    "approach_fraction_interval", "gamma_upper_bound",
+    "gamma_upper_bound_interval", "bound_left", "bound_right", "bound_holds",
 )  # fmt: skip
 
 
@@ -45,6 +55,7 @@ class Alignment(Metric):
         approach_fraction: and at least this part of the rows brings θ nearer to θ*. (About a last
             snapshot even aimless displacements never point away: each is part of the way there.)
         fewest_rows: Update rows below which there is no verdict.
+        fewest_updates: Update rows below which there is no figure either.
     """
 
     id: ClassVar[str] = "alignment"
@@ -71,6 +82,7 @@ class Alignment(Metric):
     aligned_fraction: float = 0.05
     approach_fraction: float = 0.75
     fewest_rows: int = 20
+    fewest_updates: int = 5
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Inner products of θ_k - θ* with the updates."""
@@ -104,12 +116,6 @@ class Alignment(Metric):
                 "alignment.reference_step to one that is",
                 reference,
             )
-        summary, bound = self._summary(header, source, found, reference)
-        approach = _approach(measured.inner(source.distance, source.distance))
-        summary |= {
-            "approach_fraction": number(approach),
-            "verdict": self._verdict(found, summary["violated_fraction"], approach),
-        }
         values = {
             "inner": found.inner,
             "update_norm_squared": found.square,
@@ -118,11 +124,27 @@ class Alignment(Metric):
             "cosine": found.cosine,
             "gamma": found.gamma,
         }
+        curves = {name: series(found.steps, value) for name, value in values.items()}
+        usable = int(np.isfinite(found.cosine).sum())
+        if usable < self.fewest_updates:
+            return self._insufficient(
+                f"{usable} usable update{'s' * (usable != 1)} cannot tell; "
+                f"{self.fewest_updates} are needed",
+                reference,
+                curves,
+            )
+        summary, bound = self._summary(header, source, found, reference)
+        approach = _approach(measured.inner(source.distance, source.distance))
+        spread = fraction_interval(approach, summary["effective_windows"] or 0.0)
+        summary |= stated("approach_fraction", approach, spread)
+        summary |= {
+            "verdict": self._verdict(found, summary["violated_fraction"], approach),
+        }
         return MetricResult(
             status="ok",
             summary=summary,
-            series={name: series(found.steps, value) for name, value in values.items()},
-            per_tensor=_per_tensor(measured, source, found),
+            series=curves,
+            per_tensor=tensor_figures(measured, source, found),
             findings=[*self._findings(summary, found), *(bound.findings if bound else [])],
             definition=self.definition,
             reference=self.reference,
@@ -142,24 +164,11 @@ class Alignment(Metric):
         self, header: Header, source: UpdateSource, found: Regularity, reference: int
     ) -> tuple[dict[str, Any], Bound | None]:
         """γ in its forms, and the bound that follows if it applies."""
-        known, judged = found.known, found.cosine[np.isfinite(found.cosine)]
-        kept = known.copy()
+        kept = found.known.copy()
         if reference == header.steps["params"][-1]:
             kept[math.floor(self.tail * source.count) :] = False
-        summary: dict[str, Any] = dict.fromkeys(_SUMMARY) | {
-            "gamma_trajectory": number(found.gamma[kept].min() if kept.any() else None),
-            "gamma_aggregate": number(
-                _ratio(found.inner[known].sum(), found.denominator[known].sum())
-            ),
-            "violated_fraction": number((judged <= 0).mean() if len(judged) else None),
-            "cosine_mean": number(mean(judged)),
-            "reference_step": reference,
-        }
-        sized = np.isfinite(found.inner) & np.isfinite(found.cosine)
-        if not known.any() and sized.any():
-            summary["gamma_upper_bound"] = number(
-                _ratio(found.inner[sized].sum(), found.square[sized].sum() / 2)
-            )
+        summary: dict[str, Any] = dict.fromkeys(_SUMMARY) | gamma_figures(found, kept)
+        summary["reference_step"] = reference
         rates = header.learning_rate_at(found.steps)
         bound = regularity_bound(found, kept, rates, source.adjacent[: source.count])
         if bound:
@@ -203,6 +212,7 @@ class Alignment(Metric):
                         "violated_fraction": summary["violated_fraction"],
                         "violated_fraction_by_tenth": [number(part) for part in away],
                         "cosine_mean": summary["cosine_mean"],
+                        "cosine_mean_interval": summary["cosine_mean_interval"],
                     },
                 )
             )
@@ -223,7 +233,13 @@ class Alignment(Metric):
         self, header: Header, source: UpdateSource, reference: int, found: Regularity
     ) -> list[str]:
         """What was chosen, and what was missing."""
-        notes = [*source.notes]
+        windows = effective_windows(found.cosine)
+        notes = [
+            *source.notes,
+            f"Intervals are 95 %, for {windows:.0f} effective windows of the "
+            f"{int(np.isfinite(found.cosine).sum())} updates (by the autocorrelation of their "
+            "cosines); gamma_trajectory is the least of all rows and has none.",
+        ]
         if reference == header.steps["params"][-1]:
             notes.insert(
                 0,
@@ -264,14 +280,16 @@ class Alignment(Metric):
             f"it (mean cosine {cos:.2g}{tail})."
         )
 
-    def _insufficient(self, reason: str, reference: int) -> MetricResult:
+    def _insufficient(
+        self, reason: str, reference: int, curves: dict[str, Series] | None = None
+    ) -> MetricResult:
         """A result that says why there is none."""
         return MetricResult(
             status="insufficient",
             reason=reason,
             summary=dict.fromkeys(_SUMMARY)
             | {"reference_step": reference, "verdict": "undetermined"},
-            series={name: Series([], []) for name in _SERIES},
+            series=curves or {name: Series([], []) for name in _SERIES},
             definition=self.definition,
             reference=self.reference,
             options=self.options,
@@ -283,33 +301,6 @@ def _approach(distance: Float) -> float:
     steps = np.diff(distance)
     known = steps[np.isfinite(steps)]
     return float((known < 0).mean()) if len(known) else math.nan
-
-
-def _ratio(above: float, below: float) -> float:
-    return float(above / below) if below > 0 else math.nan
-
-
-def _per_tensor(
-    measured: Measurements, source: UpdateSource, found: Regularity
-) -> dict[str, TensorResult]:
-    """Each tensor's cosine, and its share of `gamma_aggregate` (the shares add up to it)."""
-    count, known = source.count, found.known
-    distance = measured.per_tensor(source.distance, source.distance)
-    square = measured.per_tensor(source.row, source.row)
-    denominator = float(found.denominator[known].sum())
-    results = {}
-    for name, inner in measured.per_tensor(source.distance, source.row).items():
-        cos = source.sign * cosine(distance[name][:count], square[name][:count], inner[:count])
-        judged = cos[np.isfinite(cos)]
-        share = float((inner[:count] * source.scale[:count])[known].sum())
-        results[name] = TensorResult(
-            {
-                "cosine_mean": number(mean(cos)),
-                "violated_fraction": number((judged <= 0).mean() if len(judged) else None),
-                "gamma_share": number(_ratio(share, denominator)),
-            }
-        )
-    return results
 
 
 def _share(part: float) -> str:

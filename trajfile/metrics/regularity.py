@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.measurements import Measurements
 from trajfile.linalg import cosine
+from trajfile.metrics.intervals import (
+    Interval,
+    effective_windows,
+    fraction_interval,
+    mean_interval,
+    ratio_interval,
+    stated,
+)
 from trajfile.metrics.recorded_updates import UpdateSource
-from trajfile.report import Finding
+from trajfile.metrics.robust import mean
+from trajfile.report import Finding, TensorResult, number
 
 Float = NDArray[np.float64]
 
@@ -143,3 +154,72 @@ def regularity_bound(
     if not (rates[first] == rate).all() or not 0 < rate <= gamma:
         return None
     return Bound(float(found.gap[first].sum()), float(found.distance[0] / (2 * rate * gamma)))
+
+
+def cosine_figures(cos: Float) -> dict[str, Any]:
+    """How updates point, over the rows in which both vectors exist.
+
+    Args:
+        cos: Cosines of θ_k - θ* and U_k, float64, shape (n,), NaN where undefined.
+
+    Returns:
+        `cosine_mean` and `violated_fraction`, the share with cos ≤ 0, each with its interval.
+    """
+    judged = cos[np.isfinite(cos)]
+    within = mean_interval(judged)
+    within = Interval(max(within.low, -1.0), min(within.high, 1.0), within.windows)
+    share = float((judged <= 0).mean()) if len(judged) else math.nan
+    return stated("cosine_mean", mean(judged), within) | stated(
+        "violated_fraction", share, fraction_interval(share, within.windows)
+    )
+
+
+def gamma_figures(found: Regularity, kept: NDArray[np.bool_]) -> dict[str, Any]:
+    """γ in its forms, and how the updates point.
+
+    Args:
+        found: The ingredients of γ.
+        kept: The rows that `gamma_trajectory` is the least of, shape (update rows,).
+
+    Returns:
+        `gamma_trajectory` with the step it is taken at (the least of all rows, so no mean with an
+        interval), `gamma_aggregate` with its interval, `gamma_upper_bound` where no loss gap is
+        known, and `cosine_figures`.
+    """
+    known = found.known
+    a, below = found.inner[known], found.denominator[known]
+    least = int(np.argmin(np.where(kept, found.gamma, np.inf))) if kept.any() else None
+    figures: dict[str, Any] = {
+        "gamma_trajectory": None if least is None else number(found.gamma[least]),
+        "gamma_trajectory_step": None if least is None else int(found.steps[least]),
+        **stated("gamma_aggregate", ratio(a.sum(), below.sum()), ratio_interval(a, below)),
+        **cosine_figures(found.cosine),
+        "effective_windows": number(effective_windows(found.cosine)),
+    }
+    sized = np.isfinite(found.inner) & np.isfinite(found.cosine)
+    if not known.any() and sized.any():
+        a, half = found.inner[sized], found.square[sized] / 2
+        figures |= stated("gamma_upper_bound", ratio(a.sum(), half.sum()), ratio_interval(a, half))
+    return figures
+
+
+def tensor_figures(
+    measured: Measurements, source: UpdateSource, found: Regularity
+) -> dict[str, TensorResult]:
+    """Each tensor's `cosine_figures`, and its share of `gamma_aggregate` (they add up to it)."""
+    count, known = source.count, found.known
+    distance = measured.per_tensor(source.distance, source.distance)
+    square = measured.per_tensor(source.row, source.row)
+    below = found.denominator[known]
+    results = {}
+    for name, inner in measured.per_tensor(source.distance, source.row).items():
+        cos = source.sign * cosine(distance[name][:count], square[name][:count], inner[:count])
+        part = (inner[:count] * source.scale[:count])[known]
+        share = stated("gamma_share", ratio(part.sum(), below.sum()), ratio_interval(part, below))
+        results[name] = TensorResult(cosine_figures(cos) | share)
+    return results
+
+
+def ratio(above: float, below: float) -> float:
+    """above/below, NaN unless below is positive."""
+    return float(above / below) if below > 0 else math.nan

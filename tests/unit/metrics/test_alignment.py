@@ -225,11 +225,11 @@ def test_a_last_snapshot_that_is_not_finite():
     assert run(dense, reference_step=24).summary["gamma_aggregate"] is not None
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, 2, 5])
 def test_very_short_runs(rows):
     thetas, _, losses = toys.quadratic(0.5, 0.8, rows - 1)
     got = run(toys.dense(thetas, losses=losses, rates=0.8))
-    assert got.status == ("insufficient" if rows == 1 else "ok")
+    assert got.status == "insufficient"
     assert set(got.series) == {
         "inner", "update_norm_squared", "loss_gap", "distance_squared", "cosine", "gamma",
     }  # fmt: skip
@@ -244,8 +244,59 @@ def test_a_step_that_never_moved_does_not_count_as_pointing_away():
     got = run(toys.dense(thetas, losses=np.ones(4), rates=0.1))
     assert got.series["cosine"].value == [1.0, None, 1.0]
     assert got.series["gamma"].value[1] is None
+    assert got.reason == "2 usable updates cannot tell; 5 are needed"
+    got = run(toys.dense(thetas, losses=np.ones(4), rates=0.1), fewest_updates=2)
     assert got.summary["gamma_trajectory"] > 0
     assert got.summary["violated_fraction"] == 0
+
+
+def noisy_descent(noise, steps=200, seed=0):
+    """Descent towards 0 from afar with recorded updates g + noise; γ about the optimum is known."""
+    rng = np.random.default_rng(seed)
+    theta = np.linspace(50, 40, steps)[:, None] * np.ones(4)
+    updates = 0.5 * theta + noise * rng.normal(size=theta.shape)
+    at = np.arange(steps)
+    return Dense(
+        {"params": np.append(at, steps), "updates": at},
+        {"params": {"w": np.vstack([theta, np.zeros(4)])}, "updates": {"w": updates}},
+        {"loss": (at, np.full(steps, 3.0))},
+    )
+
+
+def test_intervals_hold_what_noise_free_updates_would_give_and_grow_with_the_noise():
+    exact = run(noisy_descent(0.0)).summary
+    widths, held = [], []
+    for noise in (1.0, 20.0):
+        found = [run(noisy_descent(noise, seed=seed)).summary for seed in range(20)]
+        spans = [f["gamma_aggregate_interval"] for f in found]
+        widths.append(np.mean([high - low for low, high in spans]))
+        # The noise enters b = ‖U‖², so the truth is the mean over many runs.
+        truth = np.mean([f["gamma_aggregate"] for f in found])
+        held.append(np.mean([low <= truth <= high for low, high in spans]))
+        assert all(
+            low <= f["cosine_mean"] <= high <= 1
+            for f in found
+            for low, high in [f["cosine_mean_interval"]]
+        )
+    assert widths[1] > 3 * widths[0]
+    assert min(held) >= 0.85
+    assert exact["violated_fraction"] == 0
+    assert exact["violated_fraction_interval"][1] > 0  # none seen is not none
+
+
+def test_the_least_gamma_says_where_it_is():
+    got = run(noisy_descent(20.0))
+    gamma = np.array(got.series["gamma"].value)
+    assert got.summary["gamma_trajectory_step"] == int(np.argmin(gamma[:190]))
+    assert got.summary["gamma_trajectory"] == gamma[got.summary["gamma_trajectory_step"]]
+
+
+def test_each_tensor_has_its_intervals():
+    got = run(random_dense(rows=60))
+    for entry in got.per_tensor.values():
+        for name in ("cosine_mean", "violated_fraction", "gamma_share"):
+            low, high = entry.summary[f"{name}_interval"]
+            assert low < entry.summary[name] < high
 
 
 def test_needs_are_skipped_with_a_remedy():
