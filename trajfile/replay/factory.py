@@ -80,12 +80,13 @@ def load_loss(source: str | Factory, metadata: Mapping[str, Any]) -> UserLoss:
 
 
 @contextlib.contextmanager
-def running(name: str, what: str) -> Iterator[None]:
+def running(name: str, what: str, given: str = "") -> Iterator[None]:
     """Run the user's code: what it prints goes to stderr, and what it raises becomes a sentence.
 
     Args:
         name: The factory as it was named.
         what: What is being run, to be followed by "failed".
+        given: What it was run with, to end the sentence.
 
     Yields:
         Nothing.
@@ -104,7 +105,7 @@ def running(name: str, what: str) -> Iterator[None]:
         text = text if len(text) <= 300 else text[:299] + "…"
         kind = type(error).__name__
         raise UsageError(
-            f"--replay {name}: {what} failed with {kind}: {text}{_line(error, name)}"
+            f"--replay {name}: {what} failed with {kind}: {text}{_line(error, name)}{given}"
         ) from error
 
 

@@ -115,7 +115,7 @@ def _orthogonal(
 
 def _combined(coefficients: NDArray[np.float64], basis: torch.Tensor) -> torch.Tensor:
     """Unit vectors from columns of coefficients."""
-    rows = torch.from_numpy(np.ascontiguousarray(coefficients.T)).to(basis.device)
+    rows = torch.from_numpy(coefficients.T.copy()).to(basis.device)
     vectors = rows @ basis
     unit: torch.Tensor = vectors / vectors.norm(dim=1, keepdim=True)
     return unit

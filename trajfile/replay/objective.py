@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -41,7 +43,7 @@ class Objective:
             UsageError: If the loss fails, is not a number, or depends on no tensor.
         """
         self._loss = loss
-        self._fixed = {n: t for n, t in tensors.items() if n not in selected}
+        self._fixed: Tensors = {n: t for n, t in tensors.items() if n not in selected}
         self._point: Tensors = {n: tensors[n].detach() for n in selected}
         self._forward = True
         self.size = sum(t.numel() for t in self._point.values())
@@ -77,7 +79,9 @@ class Objective:
     def _along(self, slope: Callable[[Tensors], Tensors], direction: Tensors) -> Tensors:
         if self._forward:
             try:
-                return self._tensors(jvp(slope, (self._point,), (direction,))[1])
+                with warnings.catch_warnings():  # PyTorch's first jvp loads a module that warns
+                    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+                    return self._tensors(jvp(slope, (self._point,), (direction,))[1])
             except (RuntimeError, NotImplementedError):
                 backward = self._tensors(vjp(slope, self._point)[1](direction)[0])
                 self._forward = False  # only once the other way has been seen to work
@@ -132,8 +136,9 @@ class Objective:
     def _batches(self) -> Iterator[Any]:
         yield from (None,) if self._loss.batches is None else self._loss.batches
 
-    def _running(self, what: str) -> Any:
-        return running(self._loss.name, what)
+    def _running(self, what: str) -> AbstractContextManager[None]:
+        given = _listed({**self._point, **self._fixed})
+        return running(self._loss.name, what, f"; it was given the tensors {given}")
 
     @property
     def _device(self) -> torch.device:
