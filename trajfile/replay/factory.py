@@ -162,7 +162,7 @@ def _line(error: BaseException, name: str) -> str:
     file = name.rpartition(":")[0]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if file and Path(frame.filename).name == Path(file).name:
-            return f" ({file}, line {frame.lineno})"
+            return f" ({Path(file).name}, line {frame.lineno})"
     if isinstance(error, SyntaxError) and error.lineno:
         return f" (line {error.lineno})"
     return ""
