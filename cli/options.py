@@ -24,6 +24,22 @@ Steps = Annotated[
         help="Only steps from A up to but not including B, and of these every S-th.",
     ),
 ]
+Around = Annotated[
+    int | None,
+    typer.Option(
+        "--around",
+        metavar="STEP",
+        help="Only the snapshots around a step, and which tensors moved first there.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="N",
+        help="With --around: how many snapshots before and after; 20 by default.",
+    ),
+]
 Metrics = Annotated[
     str | None,
     typer.Option("--metrics", metavar="A,B", help="Only these metrics; all by default."),

@@ -5,18 +5,19 @@ This is the only place where the engine and the metrics meet.
 
 from __future__ import annotations
 
-import difflib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Any, get_type_hints
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from trajfile import __version__
+from trajfile.around import findings_around, select, sentence, steps_of, told
+from trajfile.choice import Options, choose
 from trajfile.engine.budget import parse_bytes
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements, Replayed
@@ -25,16 +26,22 @@ from trajfile.engine.plan import Plan, make_plan
 from trajfile.engine.profiles import profile_for
 from trajfile.engine.shape import Layout
 from trajfile.errors import MissingStream, UsageError
-from trajfile.metrics import METRICS
 from trajfile.metrics.base import Metric, Skipped, collect
 from trajfile.reader import Trajectory, open_trajectory
-from trajfile.report import SEVERITIES, Finding, MetricResult, Report, Run, Source, StreamSource
+from trajfile.report import (
+    SEVERITIES,
+    Finding,
+    MetricResult,
+    Report,
+    Run,
+    Source,
+    StreamSource,
+)
 from trajfile.schema import GRADIENT_SAMPLES, PARAMS
 from trajfile.verdict import compose
 
 Progress = Callable[[int, int], None]
 ReplayFactory = Callable[..., Any]
-Options = Mapping[str, float | int | str | bool | None]
 
 
 def analyze(
@@ -47,6 +54,8 @@ def analyze(
     options: Options | None = None,
     progress: Progress | None = None,
     replay: str | ReplayFactory | None = None,
+    around: int | None = None,
+    window: int | None = None,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -62,6 +71,9 @@ def analyze(
         replay: ``file.py:factory``, or the factory: the user's loss, from which the exact
             sharpness is measured at some snapshots (see `trajfile.replay.factory.load_loss`).
             Runs the user's code; nothing of the kind happens without it.
+        around: The step of an event, instead of `steps`: everything is narrowed to the snapshots
+            around it, and the tensors that moved first are named.
+        window: How many snapshots to keep before that step and after it; 20 by default.
 
     Returns:
         The report.
@@ -74,13 +86,16 @@ def analyze(
         ResourceError: If the device is not there or the memory does not suffice.
     """
     started = time.perf_counter()
-    chosen = _choose(metrics, options or {})
+    chosen, movers = choose(metrics, options or {})
     budget = parse_bytes(memory)
     profile_for(device)  # a misspelt device is told before anything is opened
     with _opened(source) as trajectory:
-        header = replace(trajectory.header(params, steps), replay=replay is not None)
+        event = select(trajectory, steps, around, window)
+        narrowed = steps if event is None else steps_of(event)
+        header = replace(trajectory.header(params, narrowed), replay=replay is not None)
         needs = _declare(chosen, header, asked=metrics is not None)
-        declared = collect(needs.values())
+        moving = movers.needs(header) if event is not None else frozenset()
+        declared = collect([*needs.values(), moving])
         replayed = _replayed(replay, trajectory, header, declared, budget)
 
         # Only here is PyTorch needed, and it takes seconds to import.
@@ -94,6 +109,8 @@ def analyze(
         made = run_pass(planned, trajectory.container, machine, progress)
         measured = replace(made.measurements, replayed=replayed)
         results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
+        if event is not None:
+            event = told(event, movers, moving, measured)
         return Report(
             source=_source(trajectory, header),
             run=Run(
@@ -103,10 +120,11 @@ def analyze(
                 passes=planned.passes,
                 memory_budget_bytes=budget,
                 peak_buffer_bytes=made.peak_bytes,
+                around=event,
             ),
             metrics=results,
-            findings=_most_severe_first(results),
-            verdict=compose(results, header),
+            findings=_most_severe_first(results, [] if event is None else findings_around(event)),
+            verdict=("" if event is None else sentence(event) + " ") + compose(results, header),
             trajfile_version=__version__,
         )
 
@@ -120,6 +138,8 @@ def plan(
     steps: slice | str | None = None,
     options: Options | None = None,
     replay: str | ReplayFactory | None = None,
+    around: int | None = None,
+    window: int | None = None,
 ) -> Plan:
     """What `analyze` would read and hold, found out without reading a tensor.
 
@@ -132,6 +152,8 @@ def plan(
         steps: Which steps.
         options: Options of metrics.
         replay: The user's loss, which is not run here; the plan is of the pass beside it.
+        around: The step of an event.
+        window: How many snapshots to keep before that step and after it.
 
     Returns:
         The plan.
@@ -142,15 +164,19 @@ def plan(
         FormatError: If the run cannot be read.
         ResourceError: If the memory does not suffice.
     """
-    chosen = _choose(metrics, options or {})
+    chosen, movers = choose(metrics, options or {})
     budget = parse_bytes(memory)
     profile = profile_for(device)
     with _opened(source) as trajectory:
-        header = replace(trajectory.header(params, steps), replay=replay is not None)
+        event = select(trajectory, steps, around, window)
+        narrowed = steps if event is None else steps_of(event)
+        header = replace(trajectory.header(params, narrowed), replay=replay is not None)
         needs = _declare(chosen, header, asked=metrics is not None)
+        moving = movers.needs(header) if event is not None else frozenset()
         reasons = {i: n.reason if isinstance(n, Skipped) else "" for i, n in needs.items()}
         layout = layout_of(trajectory, header)
-        return make_plan(header, collect(needs.values()), layout, profile, budget, reasons)
+        wanted = collect([*needs.values(), moving])
+        return make_plan(header, wanted, layout, profile, budget, reasons)
 
 
 @contextmanager
@@ -161,43 +187,6 @@ def _opened(source: str | os.PathLike[str] | Trajectory) -> Iterator[Trajectory]
         return
     with open_trajectory(source) as trajectory:
         yield trajectory
-
-
-def _choose(metrics: Iterable[str] | str | None, options: Options) -> list[Metric]:
-    """The metrics asked for, in the table's order, with their options."""
-    if metrics is None:
-        asked = list(METRICS)
-    else:
-        asked = metrics.split(",") if isinstance(metrics, str) else list(metrics)
-        asked = [name.strip() for name in asked]
-        for name in asked:
-            if name not in METRICS:
-                raise UsageError(_unknown("metric", name, list(METRICS)))
-    settings: dict[str, dict[str, Any]] = {}
-    for key, value in options.items():
-        metric, _, option = key.partition(".")
-        if metric not in METRICS:
-            raise UsageError(_unknown("metric", metric, list(METRICS)))
-        settings.setdefault(metric, {})[option] = _setting(METRICS[metric], option, value)
-    return [METRICS[name](**settings.get(name, {})) for name in METRICS if name in asked]
-
-
-def _setting(metric: type[Metric], option: str, value: Any) -> Any:
-    """An option's value in the option's type."""
-    known = [field.name for field in fields(metric)]
-    if option not in known:
-        raise UsageError(_unknown(f"option of {metric.id}", option, known))
-    wanted = get_type_hints(metric)[option]
-    try:
-        return msgspec.convert(value, wanted, strict=False)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"option {metric.id}.{option}={value!r} is refused: {error}.") from error
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"there is no {what} called {name!r}; there are {', '.join(known) or 'none'}.{hint}"
 
 
 def _declare(
@@ -268,8 +257,10 @@ def _without_numbers(metric: Metric, status: Any, reason: str) -> MetricResult:
     )
 
 
-def _most_severe_first(results: Mapping[str, MetricResult]) -> list[Finding]:
-    findings = [finding for result in results.values() for finding in result.findings]
+def _most_severe_first(
+    results: Mapping[str, MetricResult], leading: Iterable[Finding]
+) -> list[Finding]:
+    findings = [*leading, *(finding for result in results.values() for finding in result.findings)]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 

@@ -115,8 +115,78 @@ class Source(msgspec.Struct, frozen=True):
     metadata: dict[str, Value] = {}
 
 
+class Mover(msgspec.Struct, frozen=True):
+    """A tensor that left its usual step behind around an event, or turned non-finite.
+
+    Attributes:
+        tensor: Its name.
+        onset_step: The snapshot from which it moved by more than usual: with adjacent snapshots,
+            the update that did it. None if it did not before turning non-finite.
+        seen_step: The next snapshot, the first to show it.
+        factor: How many times its usual step that displacement is; None for a tensor that had
+            lain still.
+        largest_factor: The largest of the window.
+        score: By how many of its usual spreads the displacement's logarithm is beyond the usual.
+        usual: Its usual relative displacement from snapshot to snapshot.
+        non_finite_step: The first step of the window at which a value is NaN or infinite, if any.
+        non_finite_stream: The stream that holds it.
+    """
+
+    tensor: str
+    onset_step: int | None = None
+    seen_step: int | None = None
+    factor: float | None = None
+    largest_factor: float | None = None
+    score: float | None = None
+    usual: float | None = None
+    non_finite_step: int | None = None
+    non_finite_stream: str | None = None
+
+
+class Around(msgspec.Struct, frozen=True):
+    """The window around an event that an analysis was narrowed to, and what moved in it.
+
+    Attributes:
+        step: The step of the event, as asked for.
+        first_step: First step of the window.
+        last_step: Last step of the window.
+        before: Recorded snapshots before the event.
+        after: Recorded snapshots after it.
+        widest_stride: Steps between the two snapshots of the window farthest apart, to which
+            onsets are known; None with fewer than two.
+        tensors: How many tensors were looked at.
+        movers: Those that turned non-finite, in order; then those that moved by more than usual,
+            in order of onset, then of size.
+        reason: Why nothing can be said of them, else None.
+        notes: What must be known to read it, one sentence each.
+        options: The thresholds in force.
+    """
+
+    step: int
+    first_step: int
+    last_step: int
+    before: int
+    after: int
+    widest_stride: int | None = None
+    tensors: int = 0
+    movers: list[Mover] = []
+    reason: str | None = None
+    notes: list[str] = []
+    options: dict[str, Value] = {}
+
+
 class Run(msgspec.Struct, frozen=True):
-    """How it was analysed."""
+    """How it was analysed.
+
+    Attributes:
+        device: Where it was computed.
+        wall_seconds: How long it took.
+        bytes_read: Bytes read from the file.
+        passes: Passes over it.
+        memory_budget_bytes: What buffers were allowed to take.
+        peak_buffer_bytes: What they took.
+        around: The window around an event, if the analysis was narrowed to one.
+    """
 
     device: str
     wall_seconds: float
@@ -124,6 +194,7 @@ class Run(msgspec.Struct, frozen=True):
     passes: int
     memory_budget_bytes: int
     peak_buffer_bytes: int
+    around: Around | None = None
 
 
 class Report(msgspec.Struct, frozen=True):

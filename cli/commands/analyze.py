@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..options import (
+    Around,
     Device,
     Json,
     Memory,
@@ -18,6 +19,7 @@ from ..options import (
     Run,
     Set,
     Steps,
+    Window,
     metric_ids,
     metric_options,
 )
@@ -28,6 +30,8 @@ def analyze(
     metrics: Metrics = None,
     params: Params = None,
     steps: Steps = None,
+    around: Around = None,
+    window: Window = None,
     device: Device = "auto",
     memory: Memory = "2GiB",
     json: Json = None,
@@ -49,6 +53,8 @@ def analyze(
         "metrics": metric_ids(metrics),
         "params": params or None,
         "steps": steps,
+        "around": around,
+        "window": window,
         "device": device,
         "memory": memory,
         "options": metric_options(option),
@@ -65,6 +71,7 @@ def analyze(
             return 0
 
         from trajfile.analyze import analyze as report_on
+        from trajfile.around import steps_of
 
         from ..render.analyze import screen
         from ..render.progress import Progress
@@ -76,7 +83,9 @@ def analyze(
             return 0
         if json is not None:
             _write(Path(json), report.to_json() + "\n")
-        header = trajectory.header(selection["params"], steps)
+        event = report.run.around
+        narrowed = steps if event is None else steps_of(event)
+        header = trajectory.header(selection["params"], narrowed)
         terminal.write(screen(terminal, report, header))
     return 0
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from .around import first_movers, window
 from .cadence import cadence
 from .figures import drawn_series, phrases
 from .following import following
@@ -55,7 +56,7 @@ def screen(terminal: Terminal, report: Report, header: Header | None = None) -> 
     bottom = [
         "",
         *_metrics(terminal, report),
-        *_tensors(terminal, report),
+        *(_movers(terminal, report) or _tensors(terminal, report)),
         "",
         *_next(terminal, report),
     ]
@@ -71,6 +72,8 @@ def _recorded(terminal: Terminal, report: Report, header: Header | None) -> list
         parts.append(optimizer)
     lines.append(terminal.line(" · ".join(parts)))
     lines += [terminal.line(line) for line in _streams(terminal, report, header)]
+    if run.around is not None:
+        lines.append(window(terminal, run.around))
     lines.append(
         terminal.line(
             (
@@ -120,7 +123,8 @@ def _scalars(header: Header) -> list[str]:
 
 def _findings(terminal: Terminal, report: Report, room: int) -> list[str]:
     """As many findings as fit into the room, each wrapped below its own severity."""
-    folded = _folded(report.findings)
+    # The verdict and the table already tell what moved first around an event.
+    folded = _folded([f for f in report.findings if f.id != "around.first_movers"])
     blocks = [_finding(terminal, finding, same) for finding, same in folded]
     for shown in range(min(len(blocks), _MOST_FINDINGS), -1, -1):
         lines = [line for block in blocks[:shown] for line in block]
@@ -209,6 +213,12 @@ def _shortest(reason: str | None) -> str:
     if text[:2].istitle():
         text = text[0].lower() + text[1:]
     return clip(text, _LONGEST_REASON)
+
+
+def _movers(terminal: Terminal, report: Report) -> list[str]:
+    """The tensors that moved first, if the report is of an event and any did."""
+    lines = [] if report.run.around is None else first_movers(terminal, report.run.around)
+    return ["", *lines] if lines else []
 
 
 def _tensors(terminal: Terminal, report: Report) -> list[str]:

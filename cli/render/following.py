@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trajfile.report import Report
 
+#: Findings that happened at a step, the gravest first, and where their evidence names it.
+_EVENTS: dict[str, str] = {
+    "norms.non_finite": "step",
+    "periodicity.jumps": "first_step",
+    "norms.gradient_spike": "worst_step",
+    "norms.exploding_update": "worst_step",
+}
+
 #: Where a metric has its own landmark, the steps around it are worth a closer look.
 _LANDMARKS: dict[str, str] = {
-    "norms": "non_finite_step",
     "imbalance": "phase_boundary_step",
     "elr": "regime_since_step",
 }
@@ -32,6 +40,11 @@ def following(report: Report) -> tuple[str, str]:
         A command line that exists and can be pasted, and a few words on what it gives.
     """
     run = shlex.quote(report.source.path)
+    if (event := report.run.around) is not None:
+        narrowed = f"trajfile analyze {run} --around {event.step}"
+        return f"{narrowed} --json -", "every tensor and number around it"
+    if (step := _event(report)) is not None:
+        return f"trajfile analyze {run} --around {step}", "what moved first"
     told = {
         metric_id: result
         for metric_id, result in report.metrics.items()
@@ -47,6 +60,28 @@ def following(report: Report) -> tuple[str, str]:
         if result.status == "skipped" and any(name in (result.reason or "") for name in _RECORDED):
             return f"trajfile metrics {metric_id}", "what it is and what to record for it"
     return f"trajfile analyze {run} --json -", "every number of the report"
+
+
+def _event(report: Report) -> int | None:
+    """The step of the gravest event that snapshots show, if there was any."""
+    from trajfile.around import near
+
+    streams = report.source.streams
+    shown = streams.get("params") or next(iter(streams.values()), None)
+    if shown is None or shown.first_step is None or shown.last_step is None:
+        return None
+    for step in _steps_of_events(report):
+        if near(step, shown.first_step, shown.last_step, shown.rows):
+            return step
+    return None
+
+
+def _steps_of_events(report: Report) -> Iterator[int]:
+    for event, name in _EVENTS.items():
+        for finding in report.findings:
+            step: Any = finding.evidence.get(name)
+            if finding.id == event and isinstance(step, int):
+                yield step
 
 
 def _around(report: Report, metric_id: str) -> str:

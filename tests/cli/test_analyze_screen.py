@@ -100,8 +100,8 @@ def test_next_command_exists_and_survives_a_shell(monkeypatch):
 
 
 def test_next_command_narrows_the_steps_around_a_landmark():
-    bad = MetricResult("ok", summary={"non_finite_step": 3000}, sentence="NaN.", salience=1.0)
-    command, _ = following(replaced(periodic(), metrics={"norms": bad}))
+    late = MetricResult("ok", summary={"regime_since_step": 3000}, sentence="Flat.", salience=1.0)
+    command, _ = following(replaced(periodic(), metrics={"elr": late}, findings=[]))
     assert command == "trajfile analyze periodic.h5 --steps 2703:3298"
 
 

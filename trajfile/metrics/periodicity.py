@@ -206,6 +206,7 @@ class Periodicity(InvarianceRule, Metric):
                     {
                         "periodic": summary["periodic"],
                         "jumps": summary["jumps"],
+                        "first_step": at[0],
                         "method": summary["method"],
                         "delta": self.delta,
                         "period_mean": summary["period_mean"],
