@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row
+from trajfile.metrics import robust
 from trajfile.metrics.ritz import ritz_values
 from trajfile.metrics.snapshots import PAIRED
+from trajfile.report import TensorResult, number
 
 Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -97,6 +100,41 @@ def path_curvature(measured: Measurements, window: int, tolerance: float) -> Pat
         ritz.error,
         np.where(sound, squared, np.nan),
     )
+
+
+def tensor_secants(measured: Measurements) -> dict[str, TensorResult]:
+    """What each tensor's moves say, from its own inner products.
+
+    The secant <y_i, s_i>/||s_i||^2 of tensor i takes in how its gradient changed with the moves of
+    all other tensors: y_i = sum_j H_ij s_j. It is the Rayleigh quotient of the diagonal block H_ii
+    only where no other tensor moved, or none couples to it; it can be negative on a convex loss.
+    The shares <y_i, s_i>/<y, s> add to one.
+
+    Args:
+        measured: Holds `curvature_needs`, or nothing of them.
+
+    Returns:
+        By tensor: ``secant_median`` and ``secant_last``, and ``secant_share``, the tensor's part
+        of the sum of <y, s> over the run. Empty if per-tensor values were not kept.
+    """
+    if (MOVES, TURNS) not in measured.bands:
+        return {}
+    along, moved = measured.per_tensor(MOVES, TURNS), measured.per_tensor(MOVES, MOVES)
+    known = np.isfinite(measured.inner(MOVES, TURNS))
+    whole = float(measured.inner(MOVES, TURNS)[known].sum())
+    told = {}
+    for name, products in along.items():
+        sound = np.isfinite(products) & (moved[name] > 0)
+        secant = np.divide(products, moved[name], out=np.full(len(products), np.nan), where=sound)
+        share = float(np.nansum(products[known])) / whole if whole else math.nan
+        told[name] = TensorResult(
+            {
+                "secant_median": number(robust.median(secant)),
+                "secant_last": number(robust.last(secant)),
+                "secant_share": number(share),
+            }
+        )
+    return told
 
 
 def _members(sound: NDArray[np.bool_], strides: Steps, width: int) -> NDArray[np.bool_]:

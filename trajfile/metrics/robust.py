@@ -55,6 +55,12 @@ def last(values: Float) -> float:
     return float(kept[-1]) if len(kept) else math.nan
 
 
+def largest(values: Float) -> float:
+    """The largest finite value; NaN if there is none."""
+    kept = finite(values)
+    return float(kept.max()) if len(kept) else math.nan
+
+
 @dataclass(frozen=True)
 class Trend:
     """How a short series moves from its first value to its last.

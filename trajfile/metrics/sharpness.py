@@ -8,7 +8,7 @@ lambda_max from below.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,34 +19,29 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Need, Replay
 from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.curvature import PathCurvature, curvature_needs, path_curvature
-from trajfile.metrics.edge import Edge, judge_edge
+from trajfile.metrics.curvature import curvature_needs, path_curvature, tensor_secants
+from trajfile.metrics.edge import judge_edge
+from trajfile.metrics.estimate import MEASURED, best_estimate, recorded_name
 from trajfile.metrics.exact import exact_of, replay_need
+from trajfile.metrics.secant_noise import SAMPLES, secant_signal
+from trajfile.metrics.sharpness_words import findings, notes, sentence, too_noisy, unlike_losses
 from trajfile.metrics.snapshots import PAIRED
-from trajfile.metrics.thresholds import Threshold, stability_threshold
-from trajfile.report import Finding, MetricResult, Series, number, series
-from trajfile.schema import GRADIENTS, PARAMS
+from trajfile.metrics.thresholds import stability_threshold
+from trajfile.report import MetricResult, Series, Status, number, series
+from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
 
 Float = NDArray[np.float64]
-Steps = NDArray[np.int64]
 
-#: Scalars taken for a measured lambda_max of the loss Hessian, in order of preference.
-RECORDED = ("sharpness", "lambda_max")
-#: The same for the Hessian preconditioned as Adam does.
-RECORDED_PRECONDITIONED = ("preconditioned_sharpness", "preconditioned_lambda_max")
-#: Estimators that measure λ_max itself, where the others bound it.
-MEASURED = ("exact", "recorded")
-
-
-@dataclass(frozen=True)
-class _Estimate:
-    """One estimate of the sharpness along the run, and what it may be held against."""
-
-    kind: str
-    steps: Steps
-    values: Float
-    trusted: NDArray[np.bool_]
-    comparable: bool
+#: What a run of which the gradients are mostly noise cannot give.
+_FIGURES = (
+    "estimator",
+    "max",
+    "last",
+    "last_error",
+    "edge_ratio_last",
+    "edge_ratio_median",
+    "edge_ratio_interval",
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,10 @@ class Sharpness(Metric):
             ``lambda_max`` (with Adam, of the ``preconditioned_`` ones).
         edge_low: Lowest sharpness/threshold that counts as at the edge.
         edge_high: Highest one.
-        edge_part: Share of the estimates, from the end of the run, that decides.
+        edge_part: Share of the estimates, from the end of the run, that is described where they
+            do not level off at the edge.
         edge_samples: Fewest estimates that can decide.
+        signal_floor: Least signal-to-noise of mini-batch secants for their curvature to be given.
         replay_snapshots: Most snapshots to replay: half evenly spread, the rest where the
             sharpness changes most.
         replay_top: Largest eigenvalues to find at each.
@@ -80,6 +77,7 @@ class Sharpness(Metric):
     edge_high: float = 1.5
     edge_part: float = 0.25
     edge_samples: int = 8
+    signal_floor: float = 3.0
     replay_snapshots: int = 16
     replay_top: int = 3
     replay_tolerance: float = 1e-3
@@ -131,8 +129,10 @@ class Sharpness(Metric):
     def _path_needs(self, header: Header) -> frozenset[Need] | Skipped:
         usable = header.has(PARAMS, GRADIENTS)
         if usable and header.gradient.get("stage") != "scaled":
-            return curvature_needs(self.window)
-        if self._recorded_name(header) is not None:
+            # Samples say how much of a mini-batch secant is noise.
+            sampled = unlike_losses(header) is not None and header.has(GRADIENT_SAMPLES)
+            return curvature_needs(self.window) | ({SAMPLES} if sampled else set())
+        if recorded_name(header, self.recorded) is not None:
             return frozenset()
         if usable:
             return Skipped(
@@ -147,47 +147,47 @@ class Sharpness(Metric):
         )
 
     def compute(self, measured: Measurements) -> MetricResult:
-        """Secants, Ritz values, what was recorded, and the verdict on the edge of stability."""
+        """Secants, Ritz values, what was measured, and the verdict on the edge of stability."""
         header = measured.header
         path = path_curvature(measured, self.window, self.asymmetry)
-        name = self._recorded_name(header)
+        name = recorded_name(header, self.recorded)
         at, known = header.scalars[name] if name is not None else (path.steps[:0], path.secant[:0])
         need = self._replay(header)
         exact = None if need is None else exact_of(header, measured.replay(need))
         if exact is not None and exact.problem is not None:
-            return self._insufficient(exact.problem)
+            return self._result("insufficient", exact.problem)
         if not np.isfinite(path.secant).any() and name is None and exact is None:
-            return self._insufficient(
+            return self._result(
+                "insufficient",
                 "Curvature needs params and gradients at two common steps at least, with finite "
-                f"values; found {len(header.timeline_steps(PAIRED))} common steps."
+                f"values; found {len(header.timeline_steps(PAIRED))} common steps.",
             )
         replayed = exact.replayed.steps if exact is not None else at[:0]
         everywhere = np.union1d(np.union1d(path.steps, at), replayed)
         threshold = stability_threshold(header, everywhere)
-        estimate = self._estimate(header, path, threshold)
-        if exact is not None:
-            estimate = _Estimate(
-                "exact",
-                replayed,
-                exact.values,
-                exact.converged,
-                exact.preconditioned == threshold.preconditioned,
-            )
+        noisy = unlike_losses(header) is not None
+        estimate = best_estimate(
+            header, path, threshold, named=self.recorded, exact=exact, noisy=noisy
+        )
+        bound = estimate.kind not in MEASURED
+        signal = secant_signal(measured, path, self.window) if noisy else None
+        clear = signal is None or signal.ratio >= self.signal_floor
         limit = threshold.values[np.searchsorted(everywhere, estimate.steps)]
         ratio = estimate.values / limit if estimate.comparable else np.full(len(limit), np.nan)
         edge = judge_edge(
             estimate.steps,
             np.where(estimate.trusted, ratio, np.nan),
-            lower_bound=estimate.kind == "ritz_lower_bound",
+            lower_bound=bound,
             band=(self.edge_low, self.edge_high),
             part=self.edge_part,
             least=self.edge_samples,
         )
-        if estimate.kind == "ritz_lower_bound" and _noise(header) is not None:
-            edge = Edge(None, edge.median, edge.inside, edge.samples, None)
+        if bound and noisy:
+            edge = replace(edge, at_edge=None, since=None, since_range=None)
         shown: dict[str, Series] = {
             "secant": series(path.steps, path.secant),
             "ritz": series(path.steps, path.ritz),
+            "ritz_error": series(path.steps, path.error),
             "ritz_rank": series(path.steps, path.rank.astype(np.float64)),
             "asymmetry": series(path.steps, path.asymmetry),
             "threshold": series(everywhere, threshold.values),
@@ -198,179 +198,61 @@ class Sharpness(Metric):
             shown |= exact.shown()
         summary = {
             "estimator": estimate.kind,
-            "max": number(_largest(estimate.values)),
+            "max": number(robust.largest(estimate.values)),
             "last": number(robust.last(estimate.values)),
+            "last_error": number(_beside(estimate.values, estimate.errors)),
             "threshold_last": number(robust.last(limit)),
             "edge_ratio_last": number(robust.last(ratio)),
             "at_edge": edge.at_edge,
             "edge_ratio_median": number(edge.median),
+            "edge_ratio_interval": edge.interval.pair,
+            "edge_samples": edge.samples,
             "edge_since_step": edge.since,
+            "edge_since_range": None if edge.since_range is None else list(edge.since_range),
             "threshold_rule": threshold.rule,
-            "secant_max": number(_largest(path.secant)),
+            "secant_max": number(robust.largest(path.secant)) if clear else None,
             "asymmetry_median": number(robust.median(path.asymmetry)),
+            "signal_to_noise": number(signal.ratio) if signal is not None else None,
+            "signal_source": signal.source if signal is not None else None,
         }
         if exact is not None:
             summary |= exact.summary()
-        sentence, salience = self._sentence(header, summary)
-        return MetricResult(
+        said = [] if exact is None else exact.notes(threshold)
+        said += [threshold.note] if threshold.note else []
+        if self.recorded is not None and name is None:
+            said.append(f"The run holds no scalar {self.recorded!r} with a finite value.")
+        said += notes(header, estimate, path, signal)
+        if bound and not clear and signal is not None:
+            # The series stay for whoever knows better; a figure would be taken at its word.
+            summary |= dict.fromkeys(_FIGURES)
+            reason = too_noisy(header, signal, self.signal_floor)
+            return self._result("insufficient", reason, summary=summary, series=shown, notes=said)
+        told, salience = sentence(header, summary)
+        return self._result(
             "ok",
+            None,
             summary=summary,
             series=shown,
-            findings=self._findings(summary, edge),
-            definition=self.definition,
-            reference=self.reference,
-            notes=([] if exact is None else exact.notes(threshold))
-            + self._notes(header, threshold, estimate, path),
-            sentence=sentence,
+            per_tensor=tensor_secants(measured) if clear else {},
+            findings=findings(summary, edge, self.edge_high),
+            notes=said,
+            sentence=told,
             salience=salience,
-            options=self.options,
-            caveat="noisy Ritz, no bound"
-            if estimate.kind == "ritz_lower_bound" and _noise(header) is not None
-            else None,
+            caveat="noisy, no bound" if bound and noisy else None,
         )
 
-    def _insufficient(self, reason: str) -> MetricResult:
+    def _result(self, status: Status, reason: str | None, **parts: Any) -> MetricResult:
         return MetricResult(
-            "insufficient",
+            status,
             reason,
             definition=self.definition,
             reference=self.reference,
             options=self.options,
-        )
-
-    def _recorded_name(self, header: Header) -> str | None:
-        """The scalar that holds a measured sharpness, if any value of it is finite."""
-        names: tuple[str, ...] = RECORDED
-        if stability_threshold(header, np.empty(0, np.int64)).preconditioned:
-            names = RECORDED_PRECONDITIONED + RECORDED
-        for name in (self.recorded,) if self.recorded is not None else names:
-            if name in header.scalars and np.isfinite(header.scalars[name][1]).any():
-                return name
-        return None
-
-    def _estimate(self, header: Header, path: PathCurvature, threshold: Threshold) -> _Estimate:
-        """The most trusted estimate of the sharpness that the run offers."""
-        name = self._recorded_name(header)
-        if name is None:
-            judged = path.full & np.isfinite(path.ritz)
-            comparable = not threshold.preconditioned
-            return _Estimate("ritz_lower_bound", path.steps, path.ritz, judged, comparable)
-        at, known = header.scalars[name]
-        # A scalar of another name was named by the user, who knows what it holds.
-        unlike = RECORDED if threshold.preconditioned else RECORDED_PRECONDITIONED
-        comparable = name not in unlike
-        return _Estimate("recorded", at, known, np.isfinite(known), comparable)
-
-    def _findings(self, summary: dict[str, Any], edge: Edge) -> list[Finding]:
-        evidence = {
-            "ratio_median": number(edge.median),
-            "inside_band": edge.inside,
-            "estimates": edge.samples,
-            "estimator": summary["estimator"],
-            "since_step": edge.since,
-        }
-        if edge.at_edge:
-            return [
-                Finding(
-                    "sharpness.at_edge",
-                    "info",
-                    f"The sharpness hovers at {edge.median:.2f} of the stability threshold "
-                    f"{summary['threshold_rule']} = {summary['threshold_last']:.4g}.",
-                    evidence,
-                )
-            ]
-        if edge.at_edge is False and edge.median > self.edge_high:
-            return [
-                Finding(
-                    "sharpness.above_threshold",
-                    "warn",
-                    f"The measured sharpness stays at {edge.median:.2f} of the stability threshold "
-                    f"{summary['threshold_rule']}: the learning rate is too large for it.",
-                    evidence,
-                )
-            ]
-        return []
-
-    def _notes(
-        self, header: Header, threshold: Threshold, estimate: _Estimate, path: PathCurvature
-    ) -> list[str]:
-        notes = [threshold.note] if threshold.note else []
-        if self.recorded is not None and self._recorded_name(header) is None:
-            notes.append(f"The run holds no scalar {self.recorded!r} with a finite value.")
-        noise = _noise(header)
-        seen = bool(np.isfinite(path.secant).any())
-        if seen and noise is not None:
-            spread = robust.median(path.asymmetry)
-            notes.append(f"{noise} Median ‖M − Mᵀ‖/‖M‖ is {spread:.2g}; 0 is free of noise.")
-        if seen and header.gradient.get("stage") == "clipped":
-            notes.append("The gradients were clipped: where the clip acted, secants are wrong.")
-        without = set(header.tensors.get(PARAMS, ())) - set(header.tensors.get(GRADIENTS, ()))
-        if seen and without:
-            notes.append(
-                f"{len(without)} tensors have params but no gradients: where they move they add to "
-                "‖Δθ‖², and the curvature is understated."
-            )
-        if seen and path.strides.max() > 1:
-            notes.append(
-                f"Snapshots lie up to {path.strides.max()} steps apart: those secants average the "
-                "curvature along the chord between them."
-            )
-        if estimate.kind == "ritz_lower_bound":
-            notes.append(
-                "The Ritz value sees only directions the run moved in: λ_max may be larger."
-            )
-        return notes
-
-    def _sentence(self, header: Header, summary: dict[str, Any]) -> tuple[str | None, float]:
-        top, limit, ratio = summary["max"], summary["threshold_last"], summary["edge_ratio_median"]
-        kind = summary["estimator"]
-        measured = kind in MEASURED
-        if top is None:
-            return None, 0.0
-        if summary["at_edge"]:
-            what = f"{kind} sharpness" if measured else "Ritz lower bound of the sharpness"
-            since = summary["edge_since_step"]
-            when = f" since step {since}" if since is not None else ""
-            return (
-                f"Training ran at the edge of stability: the {what} has hovered at {ratio:.2f} of "
-                f"the threshold {summary['threshold_rule']} = {limit:.4g}{when}.",
-                0.85,
-            )
-        if measured and summary["at_edge"] is False and ratio is not None:
-            side = "below" if ratio < 1 else "above"
-            return (
-                f"The {kind} sharpness stays {side} the stability threshold "
-                f"{summary['threshold_rule']}: {ratio:.2f} of it over the last part of the run.",
-                0.3 if ratio < 1 else 0.85,
-            )
-        if measured:
-            return f"The {kind} sharpness reached {top:.4g}.", 0.25
-        if _noise(header) is not None:
-            return (
-                f"The curvature along the path looks like {top:.4g} at most, but gradient noise "
-                "biases this estimate: it says nothing about the edge of stability.",
-                0.15,
-            )
-        beside = "" if ratio is None else f", typically {ratio:.2f} of the threshold at the end"
-        return (
-            f"Curvature along the path reached {top:.4g}{beside}; being a lower bound, it leaves "
-            "open whether training was at the edge of stability.",
-            0.25,
+            **parts,
         )
 
 
-def _noise(header: Header) -> str | None:
-    """Why the gradient differences are not of one loss, or None if they are."""
-    source = header.gradient.get("source")
-    if source == "full_batch":
-        return None
-    what = "are of mini-batches" if source == "mini_batch" else "are not said to be full-batch"
-    return (
-        f"The gradients {what}: two steps then see different losses, and their noise, which also "
-        "moved the params, pulls secants over s steps towards 1/(ηs); they carry no verdict."
-    )
-
-
-def _largest(values: Float) -> float:
-    kept = robust.finite(values)
-    return float(kept.max()) if len(kept) else float("nan")
+def _beside(values: Float, errors: Float) -> float:
+    """The error of the last finite value."""
+    known = np.flatnonzero(np.isfinite(values))
+    return float(errors[known[-1]]) if len(known) else float("nan")
