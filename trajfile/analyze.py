@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from trajfile.choice import Options, choose
 from trajfile.engine.budget import parse_bytes
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements, Replayed
-from trajfile.engine.needs import Need, Replay
+from trajfile.engine.needs import Replay
 from trajfile.engine.plan import Plan, make_plan
 from trajfile.engine.profiles import profile_for
 from trajfile.engine.shape import Layout
@@ -37,7 +37,7 @@ from trajfile.report import (
     Source,
     StreamSource,
 )
-from trajfile.schema import GRADIENT_SAMPLES, PARAMS
+from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
 from trajfile.verdict import compose
 
 Progress = Callable[[int, int], None]
@@ -69,8 +69,8 @@ def analyze(
         options: Options of metrics by ``<metric>.<option>``.
         progress: Called with the bytes done and the bytes in all.
         replay: ``file.py:factory``, or the factory: the user's loss, from which the exact
-            sharpness is measured at some snapshots (see `trajfile.replay.factory.load_loss`).
-            Runs the user's code; nothing of the kind happens without it.
+            sharpness is measured at some snapshots, and gradients where none were recorded (see
+            `trajfile.replay.factory.load_loss`). Runs the user's code, as nothing else does.
         around: The step of an event, instead of `steps`: everything is narrowed to the snapshots
             around it, and the tensors that moved first are named.
         window: How many snapshots to keep before that step and after it; 20 by default.
@@ -89,30 +89,31 @@ def analyze(
     chosen, movers = choose(metrics, options or {})
     budget = parse_bytes(memory)
     profile_for(device)  # a misspelt device is told before anything is opened
-    with _opened(source) as trajectory:
+    with _opened(source) as trajectory, ExitStack() as kept:
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
-        header = replace(trajectory.header(params, narrowed), replay=replay is not None)
+        recorded = replace(trajectory.header(params, narrowed), replay=replay is not None)
+        read, replayed = _replayed(replay, trajectory, recorded, chosen, budget, kept)
+        header = recorded
+        if read is not trajectory:
+            header = replace(read.header(params, narrowed), replay=True)
         needs = _declare(chosen, header, asked=metrics is not None)
         moving = movers.needs(header) if event is not None else frozenset()
         declared = collect([*needs.values(), moving])
-        replayed = _replayed(replay, trajectory, header, declared, budget)
 
         # Only here is PyTorch needed, and it takes seconds to import.
         from trajfile.engine.device import machine_for
         from trajfile.engine.stream import run_pass
 
         machine = machine_for(device)
-        planned = make_plan(
-            header, declared, layout_of(trajectory, header), machine.profile, budget
-        )
-        made = run_pass(planned, trajectory.container, machine, progress)
+        planned = make_plan(header, declared, layout_of(read, header), machine.profile, budget)
+        made = run_pass(planned, read.container, machine, progress)
         measured = replace(made.measurements, replayed=replayed)
         results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
         if event is not None:
             event = told(event, movers, moving, measured)
         return Report(
-            source=_source(trajectory, header),
+            source=_source(trajectory, recorded),
             run=Run(
                 device=made.device,
                 wall_seconds=time.perf_counter() - started,
@@ -204,21 +205,32 @@ def _replayed(
     source: str | ReplayFactory | None,
     trajectory: Trajectory,
     header: Header,
-    needs: Iterable[Need],
+    metrics: list[Metric],
     memory: int,
-) -> dict[Replay, Replayed]:
-    """The user's loss asked at snapshots, where it was given; before the pass, as it may fail."""
+    kept: ExitStack,
+) -> tuple[Trajectory, dict[Replay, Replayed]]:
+    """The run, with gradients of the user's loss if it has none, and what else that loss says."""
     if source is None:
-        return {}
-    wanted = [need for need in needs if isinstance(need, Replay)]
-    if not wanted:
+        return trajectory, {}
+    declared = collect(metric.needs(header) for metric in metrics)
+    wanted = [need for need in declared if isinstance(need, Replay)]
+    bare = header.has(PARAMS) and not header.has(GRADIENTS)
+    if not wanted and not bare:
         raise UsageError(
             "replay serves the metric sharpness, on a run that holds params: ask for it, or leave "
             "the replay out"
         )
-    from trajfile.replay.run import replay  # brings PyTorch, like the pass
+    from trajfile.replay.factory import load_loss
+    from trajfile.replay.gradients import with_gradients  # brings PyTorch, like the pass
+    from trajfile.replay.run import replay
 
-    return {need: replay(source, trajectory, header, need, memory) for need in wanted}
+    loss = load_loss(source, header.metadata)
+    answers = {need: replay(loss, trajectory, header, need, memory) for need in wanted}
+    if bare:
+        float64 = any(need.float64 for need in wanted)
+        completed = with_gradients(loss, trajectory, header, float64=float64)
+        trajectory = kept.enter_context(completed)
+    return trajectory, answers
 
 
 def layout_of(trajectory: Trajectory, header: Header) -> Layout:

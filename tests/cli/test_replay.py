@@ -113,7 +113,7 @@ class TestOneTinyRun:
         got = json.loads(outcome.out)["metrics"]["sharpness"]
         assert outcome.code == 0
         assert got["status"] == "insufficient"
-        assert "not finite at any of the 16 snapshots" in got["reason"]
+        assert "not finite at any of the 24 snapshots" in got["reason"]
 
     @pytest.mark.parametrize("source", ["model.py", "absent.py:loss", ":loss", "a.py:"])
     def test_a_source_that_is_none(self, run, tiny, source):

@@ -93,11 +93,12 @@ def laws_of(
     Returns:
         Of the norm, as in `law_residuals`, and of the angle, |(1 - cos)/expected - 1|. NaN where
         the laws do not apply: no scale-invariant tensors, an optimizer that is not plain SGD,
-        gradients missing or still scaled, a norm that is held constant.
+        gradients missing, still scaled or replayed, a norm that is held constant.
     """
     header = measured.header
     plain = header.is_plain_sgd or not header.optimizer.get("name")
-    usable = header.has("gradients") and header.gradient.get("stage") != "scaled"
+    foreign = header.gradient.get("stage") in {"scaled", "replayed"}
+    usable = header.has("gradients") and not foreign
     if not (plain and usable and invariant.tensors) or norm_is_held(square):
         return math.nan, math.nan
     recorded = inner_over(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, invariant.tensors)

@@ -81,7 +81,7 @@ def _no_law(header: Header, chain: LayerChain) -> str | None:
         return "The law of the imbalance needs gradients; none were recorded."
     stage = header.gradient.get("stage") or "raw"
     if stage != "raw":
-        return f"The law of the imbalance needs raw gradients; these were recorded {stage}."
+        return f"The law of the imbalance needs raw gradients; these are {stage}."
     if any(name not in header.tensors[GRADIENTS] for name in chain.names):
         return "The law of the imbalance needs the gradients of all layers."
     common = header.timeline_steps(PAIRED)

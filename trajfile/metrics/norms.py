@@ -279,7 +279,7 @@ def _notes(
             "the whole stride."
         )
     stage = measured.header.gradient.get("stage")
-    if measured.header.has("gradients") and stage in {"scaled", "clipped"}:
+    if measured.header.has("gradients") and stage in {"scaled", "clipped", "replayed"}:
         notes.append(f"Gradient norms are those of {stage} gradients.")
     if not measured.per_tensor_kept:
         notes.append("The memory budget left no room for the norms of single tensors.")

@@ -78,7 +78,7 @@ class Sharpness(Metric):
     edge_part: float = 0.25
     edge_samples: int = 8
     signal_floor: float = 3.0
-    replay_snapshots: int = 16
+    replay_snapshots: int = 24
     replay_top: int = 3
     replay_tolerance: float = 1e-3
     replay_iterations: int = 100

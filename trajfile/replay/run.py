@@ -1,25 +1,23 @@
-"""Answering a `Replay` need: load the loss, go to the snapshots, measure."""
+"""Answering a `Replay` need: go to the snapshots, measure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array
-from trajfile.dtypes import EXTENDED
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Replayed
-from trajfile.engine.needs import Preconditioner, Replay, Timeline
+from trajfile.engine.needs import Preconditioner, Replay
 from trajfile.errors import ResourceError, UsageError
 from trajfile.reader import Trajectory
-from trajfile.replay.factory import Factory, UserLoss, load_loss
+from trajfile.replay.factory import UserLoss
 from trajfile.replay.lanczos import Eigenpairs, top_eigenpairs
 from trajfile.replay.objective import Objective
+from trajfile.replay.point import differentiable, tensors_at, whole_steps
 from trajfile.replay.snapshots import visit
 from trajfile.replay.trace import Trace, trace
 from trajfile.schema import PARAMS
@@ -29,12 +27,12 @@ _REPEATABLE = 1e-5
 
 
 def replay(
-    source: str | Factory, trajectory: Trajectory, header: Header, need: Replay, memory: int
+    loss: UserLoss, trajectory: Trajectory, header: Header, need: Replay, memory: int
 ) -> Replayed:
     """Measure the Hessian's top at chosen snapshots. Runs the user's code.
 
     Args:
-        source: ``file.py:factory``, or the factory.
+        loss: The user's loss.
         trajectory: The run.
         header: Its selected part: at which steps, and by which tensors to differentiate. The loss
             is given all tensors of ``params``.
@@ -45,14 +43,11 @@ def replay(
         The measurements.
 
     Raises:
-        UsageError: If the user's code is missing or fails, or does not go with the run.
+        UsageError: If the user's code fails, or does not go with the run.
         ResourceError: If not even a few vectors fit the memory.
     """
-    loss = load_loss(source, header.metadata)
-    selected = [n for n, t in header.tensors[PARAMS].items() if _is_float(t.dtype)]
-    if not selected:
-        raise UsageError(f"--replay {loss.name}: no tensor of float dtype is selected")
-    size = sum(header.tensors[PARAMS][name].size for name in selected)
+    selected = differentiable(header, loss.name)
+    size = sum(spec.size for spec in selected.values())
     capacity = memory // (8 * size)
     if capacity < need.top + 3:
         raise ResourceError(
@@ -62,21 +57,11 @@ def replay(
             needed=8 * size * (need.top + 3),
             available=memory,
         )
-    steps = _candidates(trajectory, header, need, selected)
-    session = _Session(loss, trajectory, selected, need, capacity)
+    slots = () if need.preconditioner is None else (need.preconditioner.slot,)
+    steps = whole_steps(trajectory, header, (PARAMS, *slots))
+    session = _Session(loss, trajectory, list(selected), need, capacity)
     visit(len(steps), need.snapshots, lambda place: session.at(int(steps[place])))
     return session.result()
-
-
-def _candidates(
-    trajectory: Trajectory, header: Header, need: Replay, selected: list[str]
-) -> NDArray[np.int64]:
-    """The steps at which every tensor, and the preconditioner's slot, was recorded."""
-    along = (PARAMS,) if need.preconditioner is None else (PARAMS, need.preconditioner.slot)
-    steps = header.timeline_steps(Timeline(along))
-    views = [trajectory[PARAMS]] + [trajectory[stream] for stream in along[1:]]
-    joined = [int(rows.steps[0]) for view in views for rows in view.values() if len(rows)]
-    return steps[steps >= max(joined, default=0)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +96,11 @@ class _Session:
 
     def at(self, step: int) -> float:
         """Measure at one snapshot; the value that decides where to look next."""
-        tensors = self._tensors(step)
+        tensors = tensors_at(self.trajectory, step, self.loss.device, float64=self.need.float64)
         objective = Objective(self.loss, tensors, self.selected)
         if not self.seen:
-            self._check(objective, tensors)
+            self._check(objective)
+            self.dtypes = tuple(sorted({str(tensors[n].dtype)[6:] for n in self.selected}))
         need = self.need
         nothing = Trace(math.nan, math.nan, 0)
         sound = math.isfinite(objective.value)
@@ -156,20 +142,6 @@ class _Session:
             capacity=self.capacity,
         )
 
-    def _tensors(self, step: int) -> dict[str, torch.Tensor]:
-        view = self.trajectory[PARAMS]
-        return {name: self._tensor(rows.at(step)) for name, rows in view.items() if len(rows)}
-
-    def _tensor(self, array: Array) -> torch.Tensor:
-        """The array as recorded; below float32 in float32, whose Hessian is worth computing."""
-        name = array.dtype.name
-        if name in EXTENDED or name == "float16":
-            array = array.astype(np.float32)
-        tensor = torch.from_numpy(np.array(array))
-        if self.need.float64 and tensor.is_floating_point():
-            tensor = tensor.double()
-        return tensor.to(self.loss.device)
-
     def _scale(self, adam: Preconditioner, step: int) -> torch.Tensor | None:
         """P^{-1/2} as one vector; None before the first update, when v is still zero."""
         if step < 1:
@@ -180,10 +152,9 @@ class _Session:
         spread = first * (np.sqrt(np.concatenate(parts) / second) + adam.eps)
         return torch.from_numpy(1 / np.sqrt(spread)).to(self.loss.device)
 
-    def _check(self, objective: Objective, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _check(self, objective: Objective) -> None:
         """Look at the loss once, at the first snapshot."""
         self.unused = objective.unused
-        self.dtypes = tuple(sorted({str(tensors[n].dtype)[6:] for n in self.selected}))
         first, second = objective.value, objective.again()
         if math.isfinite(first) and abs(first - second) > _REPEATABLE * max(abs(first), 1e-30):
             raise UsageError(
@@ -220,7 +191,3 @@ class _Session:
 
 def _stacked(rows: list[NDArray[np.float64]], count: int) -> NDArray[np.float64]:
     return np.array(rows) if rows else np.zeros((count, 0))
-
-
-def _is_float(dtype: str) -> bool:
-    return dtype.startswith(("float", "bfloat"))
