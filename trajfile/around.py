@@ -191,13 +191,13 @@ def sentence(around: Around) -> str:
         stream = "" if first.non_finite_stream == PARAMS else f"{first.non_finite_stream} of "
         alike = [m for m in around.movers if m.non_finite_step == first.non_finite_step]
         return (
-            f"The first to turn NaN or infinite: {stream}{first.tensor}, at step "
-            f"{first.non_finite_step}{_others(len(alike) - 1, around.tensors)}."
+            f"The first to turn NaN or infinite, at step {first.non_finite_step}: {stream}"
+            f"{first.tensor}{_others(len(alike) - 1, around.tensors)}."
         )
     alike = [m for m in around.movers if m.onset_step == first.onset_step]
     size = "from rest" if first.factor is None else f"by {first.factor:.3g} times its usual step"
     return (
-        f"The first to move: {first.tensor}, {when(first.onset_step, first.seen_step)}, {size}"
+        f"The first to move, {when(first.onset_step, first.seen_step)}: {first.tensor}, {size}"
         f"{_others(len(alike) - 1, around.tensors)}."
     )
 
@@ -210,7 +210,7 @@ def when(onset: int | None, seen: int | None) -> str:
 
 
 def _others(count: int, of: int) -> str:
-    return f"; so did {count} more of the {of} tensors" if count else ""
+    return f", and {count} more of the {of} tensors" if count else ""
 
 
 def _leading(trajectory: Trajectory) -> NDArray[np.int64]:

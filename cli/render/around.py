@@ -64,13 +64,13 @@ def first_movers(terminal: Terminal, around: Around) -> list[str]:
 
 def _onset_title(around: Around) -> str:
     adjacent = around.widest_stride == 1
-    return "at update" if adjacent else "between snapshots"
+    return "at step" if adjacent else "at steps"
 
 
 def _onset(mover: Mover) -> str:
-    """From which snapshot to which: one update between adjacent ones, a range otherwise."""
+    """The update that did it between adjacent snapshots, else from which snapshot to which."""
     if mover.onset_step is None or mover.seen_step is None:
-        return "-"
+        return number(mover.non_finite_step)
     if mover.seen_step == mover.onset_step + 1:
         return count(mover.onset_step)
     return steps_between(mover.onset_step, mover.seen_step)
@@ -82,5 +82,6 @@ def _size(mover: Mover) -> str:
         parts.append("lay still before" if mover.factor is None else f"{number(mover.factor)} ×")
     if mover.non_finite_step is not None:
         stream = "" if mover.non_finite_stream == "params" else f"{mover.non_finite_stream} "
-        parts.append(f"{stream}not finite from step {count(mover.non_finite_step)}")
+        at = f" from step {count(mover.non_finite_step)}" if parts else ""
+        parts.append(f"{stream}not finite{at}")
     return "; ".join(parts)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+
 import jsonschema
 import numpy as np
 import pytest
 
 from tests.recorded import recorded
-from tests.twin import Dense
+from tests.twin import Dense, measure
 from tests.unit.schemas import report_schema
 from trajfile.analyze import analyze, plan
 from trajfile.errors import UsageError
+from trajfile.metrics.first_movers import FirstMovers
 from trajfile.reader import Trajectory
 from trajfile.report import Report
 
@@ -54,10 +59,10 @@ def test_the_tensor_that_was_pushed_is_named_first_at_its_exact_update():
     assert [m.tensor for m in found[:1]] == ["out.weight"]
     assert {m.tensor for m in found} == {"out.weight", "in.weight", "in.bias"}
     assert [(m.onset_step, m.seen_step) for m in found] == [(60, 61), (62, 63), (62, 63)]
-    # The factor by hand: the displacement over the median of the first half before the event.
+    # The factor by hand: the displacement over the lower median of the halves before the event.
     theta = run.arrays["params"]["out.weight"]
     relative = np.linalg.norm(np.diff(theta, axis=0), axis=1) / np.linalg.norm(theta[:-1], axis=1)
-    usual = np.exp(np.median(np.log(relative[45:55])))
+    usual = min(np.exp(np.median(np.log(half))) for half in (relative[45:55], relative[55:65]))
     assert found[0].usual == pytest.approx(usual)
     assert found[0].factor == pytest.approx(relative[60] / usual)
     assert found[0].largest_factor == pytest.approx(relative[60] / usual)
@@ -92,7 +97,7 @@ def test_between_sparse_snapshots_the_onset_is_as_coarse_as_they_are():
     assert around.widest_stride == 100
     assert any("up to 100 steps apart" in note for note in around.notes)
     assert "between steps 5000 and 5100" in report.verdict
-    assert "so did 1 more of the 4 tensors" in report.verdict
+    assert "and 1 more of the 4 tensors" in report.verdict
 
 
 def test_displacements_are_held_against_those_over_strides_as_long():
@@ -108,6 +113,32 @@ def test_displacements_are_held_against_those_over_strides_as_long():
     moves["in.weight"][at] *= 30
     [found] = movers(dense(steps, starts, moves), 602)
     assert (found.tensor, found.onset_step, found.seen_step) == ("in.weight", 601, 602)
+
+
+def test_steps_that_shrink_towards_the_event_do_not_hide_it():
+    steps, starts, moves = walk()
+    for name in NAMES:
+        moves[name] *= np.exp(-np.arange(99) / 16)[:, None]
+    assert movers(dense(steps, starts, moves), 60) == []
+    moves["out.weight"][60] *= 8
+    [found] = movers(dense(steps, starts, moves), 60)
+    assert (found.tensor, found.onset_step) == ("out.weight", 60)
+
+
+def test_steps_that_grow_into_the_event_are_seen_from_where_they_begin():
+    steps, starts, moves = walk()
+    moves["out.weight"][53:63] *= np.exp(np.arange(1, 11))[:, None]
+    [found] = movers(dense(steps, starts, moves), 62)
+    assert found.tensor == "out.weight"
+    assert 53 <= found.onset_step <= 55
+
+
+def test_a_tensor_that_moves_now_and_then_did_not_lie_still():
+    steps, starts, moves = walk()
+    moves["in.bias"][::2] = 0
+    moves["in.bias"][::6] = 0
+    moves["in.bias"][1::6] = 0
+    assert movers(dense(steps, starts, moves), 50) == []
 
 
 def test_a_tensor_that_lay_still_comes_before_those_that_moved_with_it():
@@ -135,7 +166,7 @@ def test_non_finite_tensors_come_first_with_their_first_step(value):
     assert found[2].onset_step == 58
     assert report.findings[0].id == "around.first_movers"
     assert report.findings[0].severity == "error"
-    assert "out.weight, at step 62" in report.verdict
+    assert "at step 62: out.weight." in report.verdict
 
 
 def test_a_gradient_that_is_lost_comes_before_the_parameters_it_spoils():
@@ -275,3 +306,18 @@ def test_the_window_and_its_movers_survive_json():
     assert built["run"]["around"]["movers"][0]["tensor"] == "out.weight"
     assert Report.from_dict(built).run.around == report.run.around
     assert analyze(opened(dense(*walk())), "norms").to_dict()["run"]["around"] is None
+
+
+def test_without_room_for_single_tensors_nothing_is_said_of_them():
+    run, movers = dense(*walk()), FirstMovers()
+    measured = replace(measure(run, movers.needs(run.header)), per_tensor_kept=False)
+    movement = movers.rank(measured, 50)
+    assert movement.movers == ()
+    assert "--memory" in movement.reason
+
+
+def test_options_are_documented_with_their_defaults():
+    text = (Path(__file__).parents[2] / "spec/metrics.md").read_text()
+    section = re.search(r"^## Around an event\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+    documented = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.M))
+    assert documented == {field.name: str(field.default) for field in fields(FirstMovers)}

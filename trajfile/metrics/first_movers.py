@@ -50,13 +50,14 @@ class FirstMovers:
     """Ranks the tensors of a window by when they left their usual step behind.
 
     Of each tensor the relative displacement r_i = ‖θ_{i+1} - θ_i‖/‖θ_i‖ between consecutive
-    snapshots is held, in logarithm, against its median over the first half of the snapshots
-    before the event, over strides as long; over all of those before, or all of the window, where
-    these are too few. It has moved where r_i is `least_factor` times the usual one and
-    `significance` spreads beyond it; the spread is 1.4826 times the median absolute deviation,
-    of the tensor's own or of the median tensor if that is larger, and at least `least_spread`.
-    The onset is looked for from the second half on: an event may begin before the step at which
-    it is noticed, and must not count among what is usual.
+    snapshots is held, in logarithm, against its median over strides as long in the first or the
+    second half of the snapshots before the event, whichever is the lower: steps may shrink towards
+    an event, or the event have begun before the step at which it is noticed. Where halves are too
+    few, it is the median of all before the event, or of the window. It has moved where r_i is
+    `least_factor` times the usual one and `significance` spreads beyond it; the spread is 1.4826
+    times the median absolute deviation, of the tensor's own or of the median tensor if that is
+    larger, and at least `least_spread`.
+    The onset is looked for from the second half on.
 
     Attributes:
         significance: Spreads beyond the usual step from which on a tensor has moved.
@@ -123,11 +124,10 @@ class FirstMovers:
             return {}, f"{len(steps)} snapshots in the window show no usual step", []
         logs = _log_displacements(measured)
         half = int(np.searchsorted(steps, step)) // 2
-        usual, notes = self._baseline(logs, steps, step, half)
-        judged = self._judged(logs, strides, usual)
+        centre, spread, notes = self._reference(logs, steps, step, half)
+        judged = ~np.isnan(centre) & ~np.isnan(logs)
         if not judged.any():
             return {}, f"fewer than {self.fewest} displacements in the window are alike", []
-        centre, spread = self._usual(logs, strides, usual)
         judged[:, :half] = False
         with np.errstate(divide="ignore", invalid="ignore"):  # a tensor at rest has ln r = -inf
             beyond = logs - centre
@@ -152,25 +152,23 @@ class FirstMovers:
                 )
         return movers, None, [*notes, *self._resolution(strides, judged)]
 
-    def _baseline(
+    def _reference(
         self, logs: Float, steps: NDArray[np.int64], step: int, half: int
-    ) -> tuple[Mask, list[str]]:
-        """Which displacements show the usual step, and what must be said of the choice."""
-        ends = steps[1:]
-        for usual in (np.arange(len(ends)) < half, ends <= step):
-            if self._judged(logs, np.diff(steps), usual).any():
-                return usual, []
+    ) -> tuple[Float, Float, list[str]]:
+        """Usual ln r and its spread, (tensors, rows), and what must be said of the choice."""
+        strides, before = np.diff(steps), steps[1:] <= step
+        early = np.arange(len(strides)) < half
+        centre, spread = self._usual(logs, strides, early)
+        # The quieter half: steps may shrink towards the event, or the event have begun.
+        later, scatter = self._usual(logs, strides, before & ~early)
+        quieter = np.isfinite(later) & ~(centre <= later)
+        centre, spread = np.where(quieter, later, centre), np.where(quieter, scatter, spread)
+        if np.isnan(centre).all():
+            centre, spread = self._usual(logs, strides, before)
+        if not np.isnan(centre).all():
+            return centre, spread, []
         note = "Too few snapshots lie before the event to show a usual step; that of the whole "
-        return ends >= 0, [note + "window is taken."]
-
-    def _judged(self, logs: Float, strides: NDArray[np.int64], usual: Mask) -> Mask:
-        """Where a displacement has enough of its stride among the usual ones, (tensors, rows)."""
-        known = np.zeros(logs.shape, np.bool_)
-        for stride in np.unique(strides):
-            alike = strides == stride
-            counted = (~np.isnan(logs[:, alike & usual])).sum(axis=1) >= self.fewest
-            known |= counted[:, None] & alike[None, :]
-        return known & ~np.isnan(logs)
+        return (*self._usual(logs, strides, steps[1:] >= 0), [note + "window is taken."])
 
     def _usual(self, logs: Float, strides: NDArray[np.int64], usual: Mask) -> tuple[Float, Float]:
         """The usual ln r of each tensor over each stride and its spread, (tensors, rows)."""
@@ -180,11 +178,13 @@ class FirstMovers:
             sample = logs[:, alike & usual]
             for k, values in enumerate(sample):
                 values = values[~np.isnan(values)]
-                if len(values) >= self.fewest:
-                    middle = float(np.median(values))
+                if len(values) < self.fewest:
+                    continue
+                if (values == -np.inf).all():
+                    centre[k, alike] = -np.inf  # at rest
+                elif np.isfinite(middle := float(np.median(values))):
                     centre[k, alike] = middle
-                    if np.isfinite(middle):
-                        spread[k, alike] = _NORMAL * np.median(np.abs(values - middle))
+                    spread[k, alike] = _NORMAL * np.median(np.abs(values - middle))
             own = spread[:, np.argmax(alike)]
             if np.isfinite(own).any():
                 least = max(self.least_spread, float(np.median(own[np.isfinite(own)])))
