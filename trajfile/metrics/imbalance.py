@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +14,13 @@ from trajfile.engine.measurements import LayerBalance, Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.imbalance_words import findings, notes, sentence
+from trajfile.metrics.intervals import median_interval
 from trajfile.metrics.layer_chain import LayerChain, layer_chain
-from trajfile.metrics.layer_pairs import PairPlan, law_residual, plan_pairs
-from trajfile.metrics.phases import floor_reached, is_steeper, slope
+from trajfile.metrics.layer_pairs import PairPlan, law_residuals, plan_pairs
+from trajfile.metrics.phases import Slope, floor_reached, is_steeper, slope
 from trajfile.metrics.snapshots import SNAPSHOTS, THETA
-from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+from trajfile.report import MetricResult, Series, TensorResult, number, series
 from trajfile.schema import PARAMS
 
 Float = NDArray[np.float64]
@@ -31,6 +34,20 @@ _NO_LAYERS = (
 _SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
+#: What is said of the phases.
+_PHASES = (
+    "phase_boundary_step",
+    "phase_boundary_range",
+    "decay_rate",
+    "decay_rate_interval",
+    "decay_rate_windows",
+    "decay_rate_before",
+    "decay_rate_before_interval",
+    "decay_rate_expected",
+    "regularisation_phase",
+)
+
+
 @dataclass(frozen=True)
 class Imbalance(Metric):
     """Imbalance of the layers and its two phases.
@@ -40,6 +57,7 @@ class Imbalance(Metric):
         smoothing: Width of the running median of the loss, as a share of its samples.
         least_drop: Smallest fall of ln|D| that counts as a regularisation phase.
         law_tolerance: Largest residual of the law, relative to the change, that is not reported.
+        law_changes: Fewest changes of D that give a residual.
         matrix_steps: Most steps at which the matrix imbalance is measured.
         matrix_work: Most multiplications to spend on it, over all pairs and steps.
         max_width: Widest pair for which it is measured.
@@ -49,6 +67,7 @@ class Imbalance(Metric):
     smoothing: float = 0.02
     least_drop: float = 0.05
     law_tolerance: float = 0.05
+    law_changes: int = 3
     matrix_steps: int = 64
     matrix_work: float = 2e10
     max_width: int = 2048
@@ -61,8 +80,9 @@ class Imbalance(Metric):
         "W_{i+1}ᵀW_{i+1} − W_iW_iᵀ. For plain SGD with coupled decay λ on linear layers, exactly "
         "D_i' = (1 − ηλ)²D_i + η²(G_{i+1}ᵀG_{i+1} − G_iG_iᵀ); law_residual is the median of "
         "‖D_i' − that‖_F / ‖D_i' − D_i‖_F. The phase boundary is the first step from which "
-        "(L − L_floor)/(L_0 − L_floor) < 0.01 for good; decay_rate is the slope of ln max_abs per "
-        "step after it. A regularisation phase is one in which max_abs shrinks faster than before."
+        "(L − L_floor)/(L_0 − L_floor) < 0.01 for good, with a change point of ln(L − L_floor) "
+        "within a factor of two of it; decay_rate is the slope of ln max_abs per step after it. "
+        "A regularisation phase is one in which max_abs shrinks faster than before."
     )
     reference: ClassVar[str] = (
         "Ginsburg, On regularization of gradient descent, layer imbalance and flat minima, "
@@ -103,41 +123,35 @@ class Imbalance(Metric):
         }
         spacing = _rounding(header, chain)
         noise = spacing * layers.max(axis=0)
-        boundary, phases = self._phases(header, steps, np.where(widest > 10 * noise, widest, 0.0))
-        residual, tested = law_residual(balances, steps, squared, spacing)
+        phases = self._phases(header, steps, np.where(widest > 10 * noise, widest, 0.0))
+        residuals = law_residuals(balances, steps, squared, spacing)
+        enough = len(residuals) >= self.law_changes
         summary: dict[str, Any] = {
             "pairs": len(chain.names) - 1,
             "pairs_measured": len(balances),
             "layers": list(chain.names),
+            "layers_confidence": chain.confidence,
             "max_abs_first": number(robust.first(widest)),
             "max_abs_last": number(robust.last(widest)),
-            "phase_boundary_step": boundary,
             **phases,
-            "law_residual": number(residual),
-            "law_steps": tested,
+            "law_residual": number(robust.median(residuals)) if enough else None,
+            "law_residual_interval": median_interval(residuals).pair if enough else None,
+            "law_steps": len(residuals),
         }
         shown: dict[str, Series] = {"max_abs": series(steps, widest)}
         shown["frobenius_max"], shown["neuron_max"] = _largest(list(balances.values()))
-        sentence, salience = _sentence(summary, len(chain.names))
+        told, salience = sentence(summary, len(chain.names))
         return MetricResult(
             "ok" if len(steps) > 1 else "insufficient",
             None if len(steps) > 1 else "One snapshot shows no change; found 1, expected 2.",
             summary=summary,
             series=shown,
-            per_tensor={
-                name: TensorResult(
-                    {
-                        "squared_norm_first": number(robust.first(squared[name])),
-                        "squared_norm_last": number(robust.last(squared[name])),
-                    }
-                )
-                for name in chain.names
-            },
-            findings=self._findings(chain, summary),
+            per_tensor=_per_layer(chain, squared),
+            findings=findings(chain, summary, self.law_tolerance),
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, chain, plan, summary),
-            sentence=sentence,
+            notes=notes(header, chain, plan, summary, self.law_changes),
+            sentence=told,
             salience=salience,
             options=self.options,
         )
@@ -160,99 +174,65 @@ class Imbalance(Metric):
             options=self.options,
         )
 
-    def _phases(
-        self, header: Header, steps: Steps, imbalance: Float
-    ) -> tuple[int | None, dict[str, Any]]:
+    def _phases(self, header: Header, steps: Steps, imbalance: Float) -> dict[str, Any]:
         """The phase boundary, the rates around it, and whether a regularisation phase follows."""
-        boundary = None
+        told: dict[str, Any] = dict.fromkeys(_PHASES)
+        found = None
         if "loss" in header.scalars:
             at, loss = header.scalars["loss"]
-            boundary = floor_reached(
-                at, loss, fraction=self.phase_fraction, smoothing=self.smoothing
-            )
-        told: dict[str, Any] = dict.fromkeys(
-            ("decay_rate", "decay_rate_before", "decay_rate_expected", "regularisation_phase")
-        )
-        if boundary is None:
-            return None, told
+            found = floor_reached(at, loss, fraction=self.phase_fraction, smoothing=self.smoothing)
+        if found is None:
+            return told
+        if found.low is not None and found.high is not None:
+            told["phase_boundary_range"] = [
+                min(found.low, found.step),
+                max(found.high, found.step),
+            ]
+        if not found.agreed:
+            return told
+        told["phase_boundary_step"] = found.step
         log = np.log(imbalance, out=np.full(len(steps), np.nan), where=imbalance > 0)
-        late = steps >= boundary
-        after = slope(steps[late].astype(np.float64), log[late])
-        before = slope(steps[~late].astype(np.float64), log[~late])
+        before, after = _rates(steps, log, found.step)
+        late = steps >= found.step
         told["decay_rate_expected"] = number(_expected_rate(header, steps[late]))
         if after is not None:
             told["decay_rate"] = number(after.value)
+            told["decay_rate_interval"] = after.interval
+            told["decay_rate_windows"] = after.windows
         if before is not None:
             told["decay_rate_before"] = number(before.value)
-        if after is not None and before is not None:
-            told["regularisation_phase"] = is_steeper(after, before, self.least_drop)
-        return boundary, told
+            told["decay_rate_before_interval"] = before.interval
+        # The word has to hold wherever in its range the boundary lies.
+        ends = [found.step] if found.high is None else [found.step, found.high]
+        words = {
+            is_steeper(fall, rest, self.least_drop) if fall and rest else None
+            for rest, fall in (_rates(steps, log, end) for end in ends)
+        }
+        told["regularisation_phase"] = words.pop() if len(words) == 1 else None
+        return told
 
-    def _findings(self, chain: LayerChain, summary: dict[str, Any]) -> list[Finding]:
-        findings = []
-        if summary["regularisation_phase"]:
-            findings.append(
-                Finding(
-                    "imbalance.regularisation_phase",
-                    "info",
-                    f"From step {summary['phase_boundary_step']}, with the loss at its floor, the "
-                    f"layers balanced at {summary['decay_rate']:.3g} per step in ln|D|, against "
-                    f"{summary['decay_rate_before']:.3g} before.",
-                    {
-                        key: summary[key]
-                        for key in (
-                            "phase_boundary_step",
-                            "decay_rate",
-                            "decay_rate_before",
-                            "decay_rate_expected",
-                        )
-                    },
-                )
-            )
-        # Of layers that nobody declared linear a broken law says nothing.
-        residual = summary["law_residual"]
-        if chain.declared and residual is not None and residual > self.law_tolerance:
-            findings.append(
-                Finding(
-                    "imbalance.law",
-                    "info",
-                    "The imbalance does not follow the law of linear layers under plain SGD (off "
-                    f"by {residual:.2g} of its change): there is a bias, a "
-                    "normalisation, a nonlinearity or a skip between the layers, or gradients and "
-                    "params were recorded at different steps.",
-                    {"law_residual": residual, "steps": summary["law_steps"]},
-                )
-            )
-        return findings
 
-    def _notes(
-        self, header: Header, chain: LayerChain, plan: PairPlan, summary: dict[str, Any]
-    ) -> list[str]:
-        notes = []
-        if not chain.declared:
-            notes.append(
-                "The layers were inferred from matrices whose shapes chain: "
-                f"{', '.join(chain.names)}; declare groups['layers'] if that is wrong."
-            )
-        missing = len(chain.names) - 1 - summary["pairs_measured"]
-        if missing:
-            notes.append(
-                f"The matrix imbalance was measured on {summary['pairs_measured']} of "
-                f"{len(chain.names) - 1} adjacent pairs: the others are not matrices that fit, or "
-                "exceed imbalance.max_width, imbalance.matrix_work or the memory budget."
-            )
-        if plan.law_reason is not None:
-            notes.append(plan.law_reason)
-        elif summary["law_residual"] is None and plan.needs:
-            notes.append(
-                "The imbalance moved by less between adjacent steps than the recorded precision "
-                "can show, so its law could not be checked."
-            )
-        if "loss" not in header.scalars:
-            notes.append("Without the scalar loss there is no phase boundary.")
-        elif summary["phase_boundary_step"] is None:
-            notes.append("The loss does not settle at a floor, so there is no phase boundary.")
-        return notes
+def _rates(steps: Steps, log: Float, boundary: int) -> tuple[Slope | None, Slope | None]:
+    """The slopes of ln|D| before and after the boundary."""
+    late = steps >= boundary
+    at = steps.astype(np.float64)
+    return slope(at[~late], log[~late]), slope(at[late], log[late])
+
+
+def _per_layer(chain: LayerChain, squared: Mapping[str, Float]) -> dict[str, TensorResult]:
+    """Each layer's squared norm, and how far the next one's is above it."""
+    told = {}
+    for name, following in zip(chain.names, (*chain.names[1:], None), strict=True):
+        above = None if following is None else squared[following] - squared[name]
+        told[name] = TensorResult(
+            {
+                "squared_norm_first": number(robust.first(squared[name])),
+                "squared_norm_last": number(robust.last(squared[name])),
+                "next_above_first": None if above is None else number(robust.first(above)),
+                "next_above_last": None if above is None else number(robust.last(above)),
+            }
+        )
+    return told
 
 
 def _rounding(header: Header, chain: LayerChain) -> float:
@@ -281,17 +261,3 @@ def _largest(balances: list[LayerBalance]) -> tuple[Series, Series]:
     frobenius = np.max([balance.frobenius for balance in balances], axis=0)
     neuron = np.max([balance.diagonal_max for balance in balances], axis=0)
     return series(steps, frobenius), series(steps, neuron)
-
-
-def _sentence(summary: dict[str, Any], layers: int) -> tuple[str | None, float]:
-    first, last = summary["max_abs_first"], summary["max_abs_last"]
-    if summary["regularisation_phase"]:
-        expected = summary["decay_rate_expected"]
-        beside = "" if expected is None else f" (weight decay alone gives {expected:.3g})"
-        return (
-            f"Two phases: the loss reached its floor at step {summary['phase_boundary_step']}, "
-            f"and from there the layer imbalance shrank at {summary['decay_rate']:.3g} per step "
-            f"in ln|D|{beside}, from {first:.4g} at the start to {last:.4g}.",
-            0.8,
-        )
-    return f"The imbalance of the {layers} layers went from {first:.4g} to {last:.4g}.", 0.25

@@ -40,11 +40,21 @@ class LayerChain:
         names: In order from input to output as declared, or as recorded.
         declared: Whether the run declares them; otherwise they are inferred.
         joints: The adjacent pairs whose matrices fit.
+        doubt: Why the shapes allow another reading than this one; None if they do not, or if the
+            layers are declared.
     """
 
     names: tuple[str, ...]
     declared: bool
     joints: tuple[Joint, ...]
+    doubt: str | None = None
+
+    @property
+    def confidence(self) -> str:
+        """``declared``; ``unique``, the only reading of the shapes; or ``ambiguous``."""
+        if self.declared:
+            return "declared"
+        return "unique" if self.doubt is None else "ambiguous"
 
 
 def layer_chain(header: Header) -> LayerChain | None:
@@ -65,7 +75,25 @@ def layer_chain(header: Header) -> LayerChain | None:
     as_stored = _joints(layers)
     turned = _joints(layers[::-1])
     joints = as_stored if len(as_stored) >= len(turned) else turned
-    return LayerChain(tuple(layer.name for layer in layers), bool(declared), joints)
+    doubt = None if declared else _doubt(list(tensors.values()), layers)
+    if doubt is None and not declared and len(as_stored) == len(turned):
+        doubt = "they fit as output by input and as input by output"
+    return LayerChain(tuple(layer.name for layer in layers), bool(declared), joints, doubt)
+
+
+def _doubt(tensors: Sequence[TensorSpec], layers: Sequence[TensorSpec]) -> str | None:
+    """What the shapes leave open about an inferred chain; None for nothing."""
+    chosen = {layer.name for layer in layers}
+    outside = [t for t in tensors if len(t.shape) >= 2 and t.name not in chosen]
+    if outside:
+        more = "" if len(outside) == 1 else f" and {len(outside) - 1} more"
+        return f"{outside[0].name}{more} of two or more dimensions is not in the chain"
+    seen: dict[tuple[int, ...], str] = {}
+    for layer in layers:
+        if layer.shape in seen:
+            return f"{seen[layer.shape]} and {layer.name} have one shape, and so may be exchanged"
+        seen[layer.shape] = layer.name
+    return None
 
 
 def _joints(layers: Sequence[TensorSpec]) -> tuple[Joint, ...]:

@@ -112,12 +112,12 @@ def _where(known: NDArray[np.bool_], values: Float) -> tuple[float | None, ...]:
     )
 
 
-def law_residual(
+def law_residuals(
     balances: Mapping[LayerPair, LayerBalance],
     steps: NDArray[np.int64],
     squared: Mapping[str, Float],
     spacing: float,
-) -> tuple[float, int]:
+) -> Float:
     """How far the recorded imbalance is from its law.
 
     Args:
@@ -127,8 +127,8 @@ def law_residual(
         spacing: Relative spacing of the floats the params were recorded in.
 
     Returns:
-        Median of ||D_(k+1) - predicted||_F / ||D_(k+1) - D_k||_F over all pairs and steps whose
-        change stands clear of that spacing, NaN if none does; and how many those are.
+        ||D_(k+1) - predicted||_F / ||D_(k+1) - D_k||_F for all pairs and steps whose change stands
+        clear of that spacing, in order of time within a pair; float64, shape (changes,).
     """
     ratios = [np.empty(0)]
     for need, balance in balances.items():
@@ -138,5 +138,4 @@ def law_residual(
         with np.errstate(invalid="ignore"):
             clear = balance.law_change > floor
         ratios.append(balance.law_residual[clear] / balance.law_change[clear])
-    known = robust.finite(np.concatenate(ratios))
-    return robust.median(known), len(known)
+    return robust.finite(np.concatenate(ratios))
