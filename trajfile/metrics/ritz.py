@@ -11,7 +11,9 @@ falling singular value of S, are kept only as long as M stays symmetric to a tol
 quadratic keeps them all; a burst at the edge of stability keeps the one or two that are real.
 
 The residual ||Hq - theta q|| of the Ritz pair (theta, q) follows from <y_i, y_j> as well. Where one
-Hessian is shared, one of its eigenvalues lies within that residual of theta.
+Hessian is shared, one of its eigenvalues lies within that residual of theta. What differing
+Hessians add to M has a symmetric part, which moves theta and cannot be seen, and a skew part, which
+can: the stated error adds ||M - M'|| of the kept block, which stands for both.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ class Ritz:
         rank: Number of kept directions, int64, shape (n,).
         asymmetry: ||M - M'||_F / ||M||_F over all directions, kept or not: 0 if the pairs share
             one Hessian, about sqrt(2) if they share nothing. Shape (n,), NaN for an empty window.
-        error: ||Hq - value q|| of the Ritz vector q, from the gradient differences themselves;
-            0 if the run moved along an eigenvector alone. Shape (n,), NaN for an empty window.
+        error: ||Hq - value q|| of the Ritz vector q, from the gradient differences themselves,
+            and ||M - M'||_F of the kept directions; 0 if the run moved along an eigenvector
+            alone. Shape (n,), NaN for an empty window.
     """
 
     value: Float
@@ -80,7 +83,9 @@ def ritz_values(gram: Float, cross: Float, turns: Float, tolerance: float) -> Ri
     top, vector = _top_eigenpair((matrix + matrix.transpose(0, 2, 1)) / 2, kept)
     # q'Hq = top, so the squared length of Hq - top q is that of Hq less top².
     length = np.einsum("na,nab,nb->n", vector, image, vector)
-    error = np.sqrt(np.maximum(length - top**2, 0.0))
+    residual = np.sqrt(np.maximum(length - top**2, 0.0))
+    last = np.maximum(kept.sum(axis=1) - 1, 0)
+    error = residual + np.take_along_axis(skew, last[:, None], axis=1)[:, 0]
     empty = ~usable[:, 0]
     return Ritz(
         np.where(empty, np.nan, top),

@@ -141,8 +141,8 @@ def notes(
         told.append(
             "The Ritz value sees only directions the run moved in: λ_max may be larger. "
             f"ritz_error, {robust.median(path.error):.2g} in the median, is the residual of the "
-            "Ritz pair: an eigenvalue of the Hessian lies within it where the window's "
-            "displacements share one Hessian."
+            "Ritz pair, within which an eigenvalue lies where the window's displacements share one "
+            "Hessian, and ‖M − Mᵀ‖, which tells how far they do not."
         )
     told.append(
         "A tensor's secant ⟨Δg_i, Δθ_i⟩/‖Δθ_i‖² takes in how the other tensors' moves changed its "
