@@ -22,7 +22,6 @@ from trajfile.engine.shape import ALIGNMENT, BAND_BLOCK, Layout, Profile, Shaper
 from trajfile.errors import ResourceError
 from trajfile.schema import GRADIENT_SAMPLES
 
-
 #: What threads, allocators and libraries take beyond the buffers of a pass; measured near 10 MiB.
 #: Left out of budgets so small that it would be most of them.
 LIBRARIES_BYTES = 2**24
