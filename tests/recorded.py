@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tests.twin import Dense
@@ -96,11 +98,12 @@ def plan_for(
     device: str = "cpu",
     params: object = None,
     steps: object = None,
+    single_above: float = math.inf,
 ) -> Plan:
     """The plan of a pass over a recorded run."""
     trajectory = Trajectory(container)
     header = trajectory.header(params, steps)
-    profile = Profile(device, workers, slots, scratch)
+    profile = Profile(device, workers, slots, scratch, single_above)
     return make_plan(header, needs, layout_of(trajectory, header), profile, budget)
 
 

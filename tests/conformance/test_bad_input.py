@@ -347,4 +347,6 @@ def test_usage(tmp_path: Path) -> None:
         create(tmp_path / "run.h5", SMALL, compression="lz4")  # type: ignore[arg-type] # on purpose
     with pytest.raises(UsageError, match="durability 'never'"):
         create(tmp_path / "run.h5", SMALL, durability="never")  # type: ignore[arg-type] # on purpose
+    with pytest.raises(UsageError, match="does not exist: make it first"):
+        create(tmp_path / "nowhere" / "run.h5", SMALL)
     assert list(tmp_path.iterdir()) == []

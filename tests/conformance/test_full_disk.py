@@ -67,3 +67,12 @@ def test_committed_steps_survive(tmp_path: Path, suffix: str, limit: int, compre
     reader = open_container(path)
     Expected.of(LIVE, commits).check(reader)
     reader.close()
+
+    # With room again, recording goes on where it stopped.
+    container = open_container(path, writable=True)
+    for commit in live_commits(200)[len(commits) :]:
+        container.append(commit)
+    container.close()
+    reader = open_container(path)
+    Expected.of(LIVE, live_commits(200)).check(reader)
+    reader.close()

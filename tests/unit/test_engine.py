@@ -1,5 +1,7 @@
 """The pass: held against the dense twin, reading every byte once, within its memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,6 @@ FROM_LAST = Row("params", P, "offset", 44)
 S, Y = Row("params", PG, "difference"), Row("gradients", PG, "difference")
 SPREAD = Row("params", FEW, "offset", 0)
 SHAPES = {"a": (5, 7), "b": (13,), "s": (), "none": (0, 3), "w1": (6, 4), "w2": (3, 6)}
-NAN = float("nan")
 
 EVERYTHING = [
     Inner(VALUE, VALUE, per_tensor=True),
@@ -35,7 +36,7 @@ EVERYTHING = [
     Inner(SPREAD, SPREAD, tuple(range(9))),
     Inner(VALUE, VALUE, tuple(range(26))),
     SampleGram(),
-    LayerPair("w1", "w2", PG, LayerLaw((0.9,) * 5 + (NAN,) * 7, (0.1,) * 12)),
+    LayerPair("w1", "w2", PG, LayerLaw((0.9,) * 5 + (None,) * 7, (0.1,) * 12)),
     LayerPair("w1", "w2", FEW),
 ]
 
@@ -295,19 +296,29 @@ def test_tiles_go_through_the_memory_of_a_device_of_its_own(dense, expected):
     assert len(machine.log) == 2 * len(plan.strips) * len(plan.blocks)
 
 
-class Single(Machine):
-    """Float32 products, as on cards with few float64 units; sums stay float64."""
-
-    def __init__(self, profile):
-        super().__init__(profile)
-        self.dtype = torch.float32
-
-
 def test_float32_products_still_keep_the_promised_accuracy(dense):
+    # As on large runs, and on cards with few float64 units; sums stay float64.
     container = recorded(dense, width=8)
     needs = [need for need in EVERYTHING if isinstance(need, (Inner, SampleGram))]
-    plan = plan_for(container, needs)
-    agree(run_pass(plan, container, Single(plan.profile)).measurements, measure(dense, needs), 1e-5)
+    plan = replace(plan_for(container, needs), precision="float32")
+    made = run_pass(plan, container, Machine(plan.profile))
+    agree(made.measurements, measure(dense, needs), 1e-5)
+    assert made.device == "cpu, float32 products"
+
+
+def test_only_large_passes_over_no_more_than_float32_multiply_in_float32(dense):
+    wide = replace(dense, arrays=dict(dense.arrays))
+    wide.arrays["params"] = {n: a.astype("f8") for n, a in dense.arrays["params"].items()}
+    narrow = replace(dense, arrays=dict(dense.arrays))
+    for stream, named in dense.arrays.items():
+        narrow.arrays[stream] = {n: a.astype("f4") for n, a in named.items()}
+    found = {
+        (label, above): plan_for(recorded(run), EVERYTHING, single_above=above).precision
+        for label, run in (("wide", wide), ("narrow", narrow))
+        for above in (0, 10**9)
+    }
+    assert found.pop(("narrow", 0)) == "float32"
+    assert set(found.values()) == {"float64"}
 
 
 def test_progress_tells_bytes_done_and_in_all(dense):
@@ -397,5 +408,5 @@ def test_cuda_agrees_with_the_dense_twin(dense, expected):
     plan = plan_for(
         container, EVERYTHING, budget=200_000, workers=1, slots=4, device=machine.profile.device
     )
-    tolerance = 1e-11 if machine.dtype == torch.float64 else 1e-5
+    tolerance = 1e-11 if plan.precision == "float64" else 1e-5
     agree(run_pass(plan, container, machine).measurements, expected, tolerance)

@@ -36,12 +36,15 @@ def create(
         The container, open for appending.
 
     Raises:
-        UsageError: If the suffix is neither, an option is unknown, or the path exists.
+        UsageError: If the suffix is neither, an option is unknown, the path exists, or the folder
+            that is to hold it does not.
     """
     path = Path(path)
     check_options(path, compression=compression, durability=durability)
     if path.is_symlink() or path.exists():
         raise UsageError(f"{path} exists already: choose another name, or append to it")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist: make it first")
     if path.suffix.lower() in _HDF5_SUFFIXES:
         from trajfile.containers.hdf5 import create_hdf5
 

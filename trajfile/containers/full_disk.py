@@ -36,9 +36,10 @@ def full_disk_as_resource_error(path: Path) -> Iterator[None]:
         number = int(match.group(1)) if match else getattr(error, "errno", None)
         if number in _FULL:
             what = "the disk is full, or a limit on file size or quota is reached"
+            remedy = "make room and append to it again"
         else:
             what = f"the system refused to write ({text.splitlines()[0] if text else error!r})"
+            remedy = "check permissions and the device, then append to it again"
         raise ResourceError(
-            f"{path}: {what}; every step committed before stays readable: make room and append to "
-            "it again"
+            f"{path}: {what}; every step committed before stays readable: {remedy}"
         ) from error

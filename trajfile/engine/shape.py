@@ -6,6 +6,7 @@ blocks second (carried rows are copied from each block to the next).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -46,12 +47,15 @@ class Profile:
         workers: How many threads multiply, each with its own scratch and sums.
         slots: How many tiles are held: two in host memory, and two on a device of its own.
         scratch: Bytes of float64 scratch per worker that suit its cache.
+        single_above: A pass over more elements than this multiplies in float32 what is recorded
+            in no more. Infinite where float64 never holds up the reading.
     """
 
     device: str
     workers: int
     slots: int
     scratch: int
+    single_above: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class _Pass:
             replace(measurements, layer_balances=balances),
             self.bytes_read,
             peak,
-            self.machine.label,
+            self.machine.label + (", float32 products" if self.plan.precision == "float32" else ""),
         )
 
 

@@ -41,7 +41,7 @@ def find_non_finite(measured: Measurements, rows: Iterable[Row]) -> list[NonFini
     """The first non-finite row of each stream, and of the loss.
 
     A squared norm is finite if and only if every element is, save for elements whose squares
-    overflow float64.
+    overflow the precision of the products.
 
     Args:
         measured: With the squared norm of each of `rows` declared, per tensor.
