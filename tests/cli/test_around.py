@@ -1,14 +1,22 @@
 """`analyze --around`: the suggestion, the screen it leads to, and what it refuses."""
 
+import io
 import json
 import re
 import shlex
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from trajfile_cli.render.analyze import HEIGHT, screen
+from trajfile_cli.render.following import following
+from trajfile_cli.render.terminal import Terminal
 
 import trajfile
+from trajfile.report import Around, Finding, Mover
+
+from .reports import HOSTILE, periodic
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 
@@ -157,3 +165,50 @@ def test_the_plan_is_of_the_window(run, tiny):
     outcome = run("analyze", tiny, "--around", 30, "--window", 5, "--plan")
     assert outcome.code == 0
     assert re.search(r"^  params +11 rows$", outcome.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("width", ["60", "100"])
+@pytest.mark.parametrize("findings", [0, 60])
+@pytest.mark.parametrize("tensor", ["fc1.weight", HOSTILE, "long." * 100])
+def test_the_screen_holds_whatever_names_and_numbers_there_are(
+    width, findings, tensor, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", width)
+    report = periodic(tensor, findings=findings)
+    movers = [
+        Mover(tensor, non_finite_step=10**12, non_finite_stream="gradients"),
+        Mover(tensor, 3000, 3050, 35.2, 40.0, 7.0, 1e-3, 10**12, "params"),
+        Mover(tensor, 3000, 3050),
+        *(Mover(f"{tensor}{k}", 3050, 3100, 1e9, 1e9, 9.0, 1e-3) for k in range(60)),
+    ]
+    around = Around(10**12, 2000, 10**12, 20, 20, 50, 63, movers)
+    report = msgspec.structs.replace(report, run=msgspec.structs.replace(report.run, around=around))
+    lines = screen(Terminal(io.TextIOWrapper(io.BytesIO(), "utf-8")), report)
+    assert len(lines) <= HEIGHT
+    assert all(len(line) <= int(width) for line in lines if not line.startswith("Next:"))
+    assert "\x1b" not in "".join(lines)
+    if width == "100":
+        assert any("(5 of 63)" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("found", "suggested"),
+    [
+        ([("norms.non_finite", {"step": 3000}), ("periodicity.jumps", {"first_step": 50})], 3000),
+        ([("norms.gradient_spike", {"first_step": 100, "worst_step": 4000})], 4000),
+        ([("norms.exploding_update", {"worst_step": 70})], 70),
+        ([("periodicity.jumps", {"first_step": 50})], 50),
+        ([("norms.non_finite", {"step": 6040})], 6040),  # two strides after the last snapshot
+        ([("norms.non_finite", {"step": 9000})], None),
+        ([("norms.dead_tensor", {"step": 3000})], None),
+        ([], None),
+    ],
+)
+def test_the_gravest_event_that_snapshots_show_is_suggested(found, suggested):
+    findings = [Finding(name, "warn", "It happened.", evidence) for name, evidence in found]
+    report = msgspec.structs.replace(periodic(), findings=findings)
+    command, _ = following(report)
+    if suggested is None:
+        assert "--around" not in command
+    else:
+        assert command == f"trajfile analyze periodic.h5 --around {suggested}"
