@@ -214,7 +214,8 @@ def replay_need(
 def exact_of(header: Header, replayed: Replayed) -> Exact:
     """The replay of a run, beside what the run recorded."""
     recorded = header.scalar_at("loss", replayed.steps)
-    return Exact(replayed, recorded, header.gradient.get("source") == "full_batch")
+    trained_on = header.gradient.get("trained_on", header.gradient.get("source"))
+    return Exact(replayed, recorded, trained_on == "full_batch")
 
 
 def _preconditioner(header: Header) -> Preconditioner | None:

@@ -23,7 +23,8 @@ from trajfile.schema import GRADIENTS, Manifest, StreamSpec, TensorSpec
 
 _CHUNK_COLUMNS = 262144
 
-#: What the header says of them: of the whole loss, and of no update that was made.
+#: What the header says of them: of the whole loss, and of no update that was made. What the
+#: updates were made of is kept beside, as ``trained_on``.
 PROVENANCE = {"stage": "replayed", "source": "full_batch"}
 
 
@@ -82,9 +83,8 @@ class _WithGradients:
         """The manifest, with the stream in it."""
         inner = self._inner.manifest()
         others = tuple(stream for stream in inner.streams if stream.name != GRADIENTS)
-        return msgspec.structs.replace(
-            inner, streams=(*others, self._stream), gradient={**inner.gradient, **PROVENANCE}
-        )
+        gradient = {**inner.gradient, **PROVENANCE, "trained_on": inner.gradient.get("source")}
+        return msgspec.structs.replace(inner, streams=(*others, self._stream), gradient=gradient)
 
     def commits(self) -> NDArray[np.int64]:
         """As recorded."""

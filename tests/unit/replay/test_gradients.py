@@ -97,6 +97,19 @@ def test_the_pass_reads_them_within_a_small_memory(tmp_path):
     assert report.metrics["norms"].series["gradients"].value == pytest.approx(norms, rel=1e-6)
 
 
+@pytest.mark.parametrize(("source", "same"), [("full_batch", 0.0), ("mini_batch", None)])
+def test_the_loss_of_a_batch_is_not_held_against_that_of_all_data(tmp_path, source, same):
+    path = tmp_path / "bare.h5"
+    with trajfile.Writer(path, gradient={"source": source}) as run:
+        for step in range(3):
+            theta = np.full(4, step + 1.0)
+            run.append(step, params={"w": theta}, scalars={"loss": (theta**2).sum()})
+    report = trajfile.analyze(
+        path, ["sharpness"], "cpu", replay=lambda: lambda t: (t["w"] ** 2).sum()
+    )
+    assert report.metrics["sharpness"].summary["exact_loss_difference"] == same
+
+
 def test_gradients_are_those_of_autograd_at_each_snapshot(pair):
     _, bare, loss = pair
     with trajfile.open(bare) as run:
