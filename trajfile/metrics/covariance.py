@@ -18,7 +18,7 @@ from trajfile.metrics.intervals import Interval, jackknife_interval
 Float = NDArray[np.float64]
 
 #: Of more samples than this, groups of equal size are left out: L eigenproblems cost L^4.
-_MOST_LEFT_OUT = 48
+_MOST_LEFT_OUT = 24
 
 
 @dataclass(frozen=True)

@@ -213,10 +213,15 @@ class Imbalance(Metric):
 
 
 def _rates(steps: Steps, log: Float, boundary: int) -> tuple[Slope | None, Slope | None]:
-    """The slopes of ln|D| before and after the boundary."""
+    """The slopes of ln|D| before and after the boundary; None without an interval."""
     late = steps >= boundary
     at = steps.astype(np.float64)
-    return slope(at[~late], log[~late]), slope(at[late], log[late])
+    before, after = slope(at[~late], log[~late]), slope(at[late], log[late])
+    # A line whose scatter is worth too few windows for an interval is no figure to give.
+    return (
+        before if before is not None and before.interval is not None else None,
+        after if after is not None and after.interval is not None else None,
+    )
 
 
 def _per_layer(chain: LayerChain, squared: Mapping[str, Float]) -> dict[str, TensorResult]:
