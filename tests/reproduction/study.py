@@ -89,7 +89,8 @@ def _written(cell: Any) -> str:
         if not known:
             return "–"
         missing = f", {len(cell) - len(known)} without" if len(known) < len(cell) else ""
-        return f"{_short(np.mean(known))} ({_short(min(known))}–{_short(max(known))}{missing})"
+        dash = " to " if min(known) < 0 else "–"
+        return f"{_short(np.mean(known))} ({_short(min(known))}{dash}{_short(max(known))}{missing})"
     if cell is None:
         return "–"
     return str(cell) if isinstance(cell, str | bool) else _short(cell)
