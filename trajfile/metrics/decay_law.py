@@ -7,13 +7,16 @@ With coupled decay, a = 1 - ηλ and g at right angles to θ:  ρ'² = a²ρ² +
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
-from trajfile.metrics.robust import median
+from trajfile.metrics.intervals import median_interval, stated
+from trajfile.metrics.robust import finite, median
 from trajfile.metrics.scale_invariance import Invariant, inner_over
 from trajfile.metrics.snapshots import PAIRED, PAIRED_GRADIENT, SNAPSHOTS, strides
 
@@ -78,10 +81,60 @@ def norm_is_held(square: Float) -> bool:
     return bool(len(known) == 0 or np.ptp(known) <= _HELD * known.max())
 
 
+#: Names of what `LawResiduals.summary` says.
+LAW_SUMMARY = (
+    "law_residual_median", "law_residual_median_interval", "angle_law_residual_median",
+    "angle_law_residual_median_interval", "law_rows",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LawResiduals:
+    """Residuals of both laws over the rows where they apply, in order of time.
+
+    Attributes:
+        norm: As in `law_residuals`, float64, shape (n,); empty where the law does not apply.
+        angle: |(1 - cos)/expected - 1|, shape (m,).
+    """
+
+    norm: Float
+    angle: Float
+
+    def summary(self, fewest: int) -> dict[str, Any]:
+        """Their medians with intervals; None below so many rows."""
+        figures: dict[str, Any] = dict.fromkeys(LAW_SUMMARY) | {"law_rows": len(self.norm)}
+        for name, values in (("law", self.norm), ("angle_law", self.angle)):
+            if len(values) >= fewest:
+                spread = median_interval(values)
+                figures |= stated(f"{name}_residual_median", median(values), spread)
+        return figures
+
+
+def decay_between(header: Header, steps: NDArray[np.int64]) -> Float:
+    """By how much weight decay alone shortens ln‖θ‖² from each snapshot to the next.
+
+    -2 Σ ln(1-ηλ) over the steps in between, at the learning rate of the first: for plain SGD, and
+    for any optimizer that decays apart from its step.
+
+    Args:
+        header: Tells the optimizer, its learning rate and its weight decay.
+        steps: Steps of the snapshots, int64, shape (n,).
+
+    Returns:
+        float64, shape (n-1,), positive; NaN where it is not known.
+    """
+    name = str(header.optimizer.get("name", "")).upper()
+    apart = name == "ADAMW" or bool(header.optimizer.get("decoupled_weight_decay"))
+    if not (header.is_plain_sgd or apart):
+        return np.full(len(steps) - 1, np.nan)
+    rate = header.learning_rate_at(steps)[:-1] * header.weight_decay
+    return np.asarray(-2 * np.log1p(-np.where(rate < 1, rate, np.nan)) * np.diff(steps))
+
+
 def laws_of(
     measured: Measurements, invariant: Invariant, square: Float, growth: Float, distance: Float
-) -> tuple[float, float]:
-    """Median residuals of both laws over a run, from its adjacent snapshots with gradients.
+) -> LawResiduals:
+    """Residuals of both laws over a run, from its adjacent snapshots with gradients.
 
     Args:
         measured: With `invariance_needs` among what was declared.
@@ -91,19 +144,19 @@ def laws_of(
         distance: 1 - cos likewise.
 
     Returns:
-        Of the norm, as in `law_residuals`, and of the angle, |(1 - cos)/expected - 1|. NaN where
-        the laws do not apply: no scale-invariant tensors, an optimizer that is not plain SGD,
-        gradients missing, still scaled or replayed, a norm that is held constant.
+        Those that are known; none where the laws do not apply: no scale-invariant tensors, an
+        optimizer that is not plain SGD, gradients missing, still scaled or replayed, a norm that
+        is held constant.
     """
     header = measured.header
     plain = header.is_plain_sgd or not header.optimizer.get("name")
     foreign = header.gradient.get("stage") in {"scaled", "replayed"}
     usable = header.has("gradients") and not foreign
     if not (plain and usable and invariant.tensors) or norm_is_held(square):
-        return math.nan, math.nan
+        return LawResiduals(np.empty(0), np.empty(0))
     recorded = inner_over(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, invariant.tensors)
     if recorded is None:
-        return math.nan, math.nan
+        return LawResiduals(np.empty(0), np.empty(0))
     steps = header.timeline_steps(SNAPSHOTS)
     slope = np.full(len(steps), np.nan)
     slope[np.searchsorted(steps, header.timeline_steps(PAIRED))] = recorded
@@ -113,4 +166,4 @@ def laws_of(
     residual, turned = law_residuals(rate, header.weight_decay, square, grown, slope)
     with np.errstate(divide="ignore", invalid="ignore"):
         angle = np.abs(distance / turned[:-1] - 1)
-    return median(residual), median(np.where(adjacent[:-1], angle, np.nan))
+    return LawResiduals(finite(residual), finite(np.where(adjacent[:-1], angle, np.nan)))

@@ -3,6 +3,8 @@
 A δ-jump is a step with 1 - cos(θ_t, θ_{t+1}) > δ. Since the step is at right angles to θ, it makes
 θ longer: by a factor of 1/(1-δ) or more. Where snapshots are too far apart for the cosine of a
 single step, that rise of the norm betrays it (and shows jumps made of several steps below δ, too).
+A rise that the decay of the rest of the stride hides is a jump if the loss spikes within the same
+stride; and single steps that were recorded, in bursts, are seen as such wherever they are.
 """
 
 from __future__ import annotations
@@ -14,8 +16,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.metrics.robust import finite
+
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
+
+
+#: Six standard deviations of normal values, in their median absolute deviations.
+_BEYOND = 6 * 1.4826
 
 
 @dataclass(frozen=True)
@@ -35,26 +43,106 @@ class Jumps:
     turning: float
 
 
-def find_jumps(
-    steps: Index, cosine_distance: Float, growth: Float, delta: float, refractory: int, cover: float
-) -> Jumps:
-    """Jumps by single steps if nearly all of them are recorded, else by the norm.
+@dataclass(frozen=True)
+class Signs:
+    """What a recording shows from each snapshot to the next, float64, shape (n-1,), NaN if unknown.
+
+    Attributes:
+        steps: Steps of the snapshots, int64, shape (n,) with n >= 2.
+        distance: 1 - cos(θ_i, θ_{i+1}).
+        growth: ln(‖θ_{i+1}‖²/‖θ_i‖²).
+        kicked: The same without what weight decay takes in between, where its law is known.
+        loss_factor: Largest loss within the stride over the median of those before; -inf where no
+            loss is known.
+    """
+
+    steps: Index
+    distance: Float
+    growth: Float
+    kicked: Float
+    loss_factor: Float
+
+
+def find_jumps(signs: Signs, delta: float, refractory: int, cover: float, spike: float) -> Jumps:
+    """Jumps by single steps if nearly all of them are recorded, else by the norm and the loss.
 
     Args:
-        steps: Steps of the snapshots, int64, shape (n,) with n >= 2.
-        cosine_distance: 1 - cos(θ_i, θ_{i+1}), float64, shape (n-1,), NaN where unknown.
-        growth: ln(‖θ_{i+1}‖²/‖θ_i‖²), likewise.
+        signs: What was recorded.
         delta: δ.
         refractory: As in `jumps_by_cosine`.
         cover: Part of all steps from the first to the last whose cosine must be known.
+        spike: Factor from which on a loss is a spike.
 
     Returns:
         The jumps.
     """
-    single = np.where(np.diff(steps) == 1, cosine_distance, np.nan)
+    steps = signs.steps
+    single = np.where(np.diff(steps) == 1, signs.distance, np.nan)
     if np.isfinite(single).sum() >= cover * (steps[-1] - steps[0]):
         return jumps_by_cosine(single, delta, refractory)
-    return jumps_by_norm(growth, delta)
+    by_norm = jumps_by_norm(signs.growth, delta)
+    seen = jumps_by_cosine(single, delta, refractory)
+    hidden = _hidden(signs, delta, spike)
+    pairs = sorted(
+        (first, end, found is not by_norm)
+        for found in (by_norm, seen, hidden)
+        for first, end in zip(found.start.tolist(), found.end.tolist(), strict=True)
+    )
+    joined: list[tuple[int, int]] = []
+    for first, end, close in pairs:
+        # A single step or a hidden rise soon after another jump is part of it.
+        reach = refractory if close else 0
+        if joined and (first < joined[-1][1] or steps[first] < steps[joined[-1][1]] + reach):
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((first, end))
+    rows = np.array(joined, np.int64).reshape(-1, 2)
+    lasting = int((rows[:, 1] - rows[:, 0]).sum())
+    return Jumps(rows[:, 0], rows[:, 1], "norm", lasting / max(len(signs.growth), 1))
+
+
+def _hidden(signs: Signs, delta: float, spike: float) -> Jumps:
+    """Strides in which the loss spikes and updates lengthen θ as a δ-jump does, net of decay.
+
+    The usual lengthening of a stride must lie well below that, for in a run that turns all the
+    time every stride lengthens θ.
+
+    Args:
+        signs: What was recorded.
+        delta: δ.
+        spike: Factor from which on a loss is a spike.
+
+    Returns:
+        A jump per stride.
+    """
+    least = -2 * math.log1p(-delta)
+    kicked = np.where(np.isfinite(signs.kicked), signs.kicked, -np.inf)
+    known = kicked[np.isfinite(kicked)]
+    usual = float(np.median(known)) if len(known) else 0.0
+    rows = np.flatnonzero((signs.loss_factor >= spike) & (kicked >= max(least, 3 * usual)))
+    return Jumps(rows, rows + 1, "norm", 0.0)
+
+
+def moments(signs: Signs, jumps: Jumps, delta: float) -> list[tuple[int, int]]:
+    """Within which steps each jump begins.
+
+    Args:
+        signs: What was recorded.
+        jumps: The jumps.
+        delta: δ.
+
+    Returns:
+        First and last step of the update that begins it: the same one where a recorded single
+        step shows it, else the snapshot before the jump and the last step before the next one.
+    """
+    steps = signs.steps
+    sharp = (np.diff(steps) == 1) & (np.nan_to_num(signs.distance) > delta)
+    found = []
+    for first, end in zip(jumps.start.tolist(), jumps.end.tolist(), strict=True):
+        seen = first + np.flatnonzero(sharp[first:end])
+        row = int(seen[0]) if len(seen) else first
+        found.append((int(steps[row]), int(steps[row + 1]) - 1))
+    return found
 
 
 def jumps_by_cosine(cosine_distance: Float, delta: float, refractory: int) -> Jumps:
@@ -80,7 +168,8 @@ def jumps_by_norm(growth: Float, delta: float) -> Jumps:
 
     A rise counts if ‖θ‖² grows by the factor 1/(1-δ)² of one δ-jump or more, and if ‖θ‖ had
     declined by half as much (in logarithm) since the previous jump, or since the first row:
-    without that, a norm that grows from its initialisation would be taken for a jump.
+    without that, a norm that grows from its initialisation would be taken for a jump. And it must
+    be six robust standard deviations of a row's growth, beyond what a norm that wavers does.
 
     Args:
         growth: ln(‖θ_{i+1}‖²/‖θ_i‖²), float64, shape (n,), NaN where unknown.
@@ -89,7 +178,9 @@ def jumps_by_norm(growth: Float, delta: float) -> Jumps:
     Returns:
         The jumps.
     """
-    least = -2 * math.log1p(-delta)
+    known = finite(growth)
+    wavers = float(np.median(np.abs(known - np.median(known)))) if len(known) else 0.0
+    least = max(-2 * math.log1p(-delta), _BEYOND * wavers)
     level = _level(growth)
     edges = np.diff((growth > 0).astype(np.int8), prepend=0, append=0)
     rises = np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)

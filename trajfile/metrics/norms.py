@@ -22,8 +22,8 @@ from trajfile.metrics.intervals import (
 )
 from trajfile.metrics.non_finite import NonFinite, find_non_finite, listed, non_finite_findings
 from trajfile.metrics.robust import finite, first, last, mean, median
-from trajfile.metrics.smoothing import running_median
 from trajfile.metrics.snapshots import STEP, THETA, strides
+from trajfile.metrics.spikes import spike_factor
 from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
 
 Float = NDArray[np.float64]
@@ -177,10 +177,8 @@ class Norms(Metric):
         if squares is None:
             return []
         norms = np.sqrt(squares)
-        usual = _usual(norms, self.spike_window)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = norms / usual
-        spikes = np.flatnonzero(np.isfinite(factor) & (factor >= self.gradient_spike))
+        factor = spike_factor(norms, self.spike_window)
+        spikes = np.flatnonzero(factor >= self.gradient_spike)
         if not len(spikes):
             return []
         worst = int(spikes[np.argmax(factor[spikes])])
@@ -210,13 +208,6 @@ def _relative(square: Float, moved: Float) -> Float:
     """‖θ_{k+1} - θ_k‖/‖θ_k‖ for each row but the last."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.sqrt(moved[:-1]) / np.sqrt(square[:-1]))
-
-
-def _usual(norms: Float, window: int) -> Float:
-    """Median of the `window` rows before each; NaN in the first half window, for want of rows."""
-    centred = running_median(norms, window)
-    shift = min(window // 2 + 1, len(norms))
-    return np.concatenate([np.full(shift, np.nan), centred[: len(norms) - shift]])
 
 
 def _usually(name: str, values: Float, fewest: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +14,16 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.linalg import turn
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.decay_law import laws_of, norm_is_held
-from trajfile.metrics.jumps import Jumps, cycles, find_jumps
+from trajfile.metrics.decay_law import (
+    LAW_SUMMARY,
+    LawResiduals,
+    decay_between,
+    laws_of,
+    norm_is_held,
+)
+from trajfile.metrics.jumps import Jumps, Signs, cycles, find_jumps, jumps_by_norm, moments
 from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
+from trajfile.metrics.robust import finite
 from trajfile.metrics.scale_invariance import (
     InvarianceRule,
     Invariant,
@@ -26,14 +33,16 @@ from trajfile.metrics.scale_invariance import (
     invariance_needs,
 )
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA
+from trajfile.metrics.spikes import largest_within, spike_factor
 from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
 
 Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
 
 _SUMMARY = (
-    "periodic", "jump_steps", "delta", "law_residual_median", "angle_law_residual_median",
-    "jumps", "method", *PERIOD_SUMMARY,
+    "periodic", "jump_steps", "jump_intervals", "jump_loss_factor", "delta", "jumps", "norm_rises",
+    "method",
+    *LAW_SUMMARY, *PERIOD_SUMMARY,
 )  # fmt: skip
 
 #: Fewest snapshots from which the absence of jumps is concluded.
@@ -56,6 +65,9 @@ class Periodicity(InvarianceRule, Metric):
             below it jumps are found from rises of the norm.
         hidden_decay: ηλ times the stride of snapshots above which a jump may pass unseen.
         law_tolerance: A median law residual above this is reported.
+        law_rows: Adjacent snapshots with gradients below which there is no median.
+        loss_spike: A loss of this many times the median before it is a spike,
+        spike_window: over this many losses.
     """
 
     id: ClassVar[str] = "periodicity"
@@ -65,7 +77,8 @@ class Periodicity(InvarianceRule, Metric):
         "(form after arXiv 2106.15739) is a step at which it exceeds δ. δ-jumps within "
         "`refractory` steps are one jump; periods are the steps from one jump to the next, "
         "period_cv their population standard deviation over their mean. With snapshots too far "
-        "apart, a jump is an unbroken rise of the norm, after a decline, by 1/(1-δ) or more. "
+        "apart, a jump is an unbroken rise of the norm, after a decline, by 1/(1-δ) or more, or a "
+        "spike of the loss within a stride in which updates lengthen θ so, net of decay. "
         "periodic: at least three jumps, rare, the norm declining before each. Between jumps "
         "Φ = η/((1-ηλ)ρ²) grows freely, over ln(Φ_c/Φ_0)/(-2 ln(1-ηλ)) steps. "
         "law_residual_median: median of how far Φ_{t+1} is from B_tΦ_t/(1 + Φ_t²g̃_t²), "
@@ -85,6 +98,9 @@ class Periodicity(InvarianceRule, Metric):
     coverage: float = 0.9
     hidden_decay: float = 0.5
     law_tolerance: float = 0.1
+    law_rows: int = 3
+    loss_spike: float = 5.0
+    spike_window: int = 20
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Norms and turns of each tensor, and what tells which tensors are scale-invariant."""
@@ -114,42 +130,56 @@ class Periodicity(InvarianceRule, Metric):
         if not np.isfinite(square).any():
             return self._insufficient("no snapshot is finite")
         distance, growth = _moves(square, across, moved)
-        jumps = self._find(steps, square, across, moved)
+        signs = self._signs(header, steps, square, across, moved)
+        jumps = self._find(signs)
+        begun = moments(signs, jumps, self.delta)
         rate = header.learning_rate_at(steps)
         held = norm_is_held(square)
         periodic, why = self._judge(header, steps, jumps, growth, rate, held)
-        norm_law, angle_law = laws_of(measured, invariant, square, growth, distance)
+        laws = laws_of(measured, invariant, square, growth, distance)
         summary = dict.fromkeys(_SUMMARY) | {
             "periodic": periodic,
-            "jump_steps": [int(step) for step in steps[jumps.start]],
+            "jump_steps": [first for first, _ in begun],
+            "jump_intervals": [list(pair) for pair in begun],
+            "jump_loss_factor": [number(f) for f in signs.loss_factor[jumps.start]],
             "delta": self.delta,
-            "law_residual_median": number(norm_law),
             "jumps": len(jumps.start),
+            "norm_rises": len(jumps_by_norm(growth, self.delta).start),
             "method": jumps.method,
-            "angle_law_residual_median": number(angle_law),
+            **laws.summary(self.law_rows),
             **period_summary(header, steps, jumps, cycles(jumps, growth), square),
         }
         return MetricResult(
             status="ok",
             summary=summary,
             series={"cosine_distance": series(steps[:-1], distance)},
-            per_tensor=self._per_tensor(measured, tensors, steps),
+            per_tensor=self._per_tensor(measured, invariant, tensors, steps),
             findings=[
                 *invariance_findings(self.id, invariant, self),
                 *self._findings(summary, why, bool(invariant.tensors)),
             ],
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, invariant, steps, jumps, norm_law),
+            notes=self._notes(header, invariant, steps, jumps, laws),
             sentence=_sentence(summary, bool(invariant.tensors)),
             salience=(0.9 if invariant.tensors else 0.6) if periodic else 0.3,
             options=self.options,
         )
 
-    def _find(self, steps: Steps, square: Float, across: Float, moved: Float) -> Jumps:
-        """Jumps of one vector from its norms, its steps, and their inner products."""
+    def _signs(
+        self, header: Header, steps: Steps, square: Float, across: Float, moved: Float
+    ) -> Signs:
+        """What shows jumps of one vector: its norms, its steps, their inner products; the loss."""
         distance, growth = _moves(square, across, moved)
-        return find_jumps(steps, distance, growth, self.delta, self.refractory, self.coverage)
+        kicked = growth + decay_between(header, steps)
+        loss_factor = np.full(len(growth), -np.inf)
+        if "loss" in header.scalars:
+            at, loss = header.scalars["loss"]
+            loss_factor = largest_within(steps, at, spike_factor(loss, self.spike_window))
+        return Signs(steps, distance, growth, kicked, loss_factor)
+
+    def _find(self, signs: Signs) -> Jumps:
+        return find_jumps(signs, self.delta, self.refractory, self.coverage, self.loss_spike)
 
     def _judge(
         self, header: Header, steps: Steps, jumps: Jumps, growth: Float, rate: Float, held: bool
@@ -176,19 +206,30 @@ class Periodicity(InvarianceRule, Metric):
         return True, f"the norm declines before {int(fallen.sum())} of {count - 1} later jumps"
 
     def _per_tensor(
-        self, measured: Measurements, tensors: tuple[str, ...], steps: Steps
+        self, measured: Measurements, invariant: Invariant, tensors: tuple[str, ...], steps: Steps
     ) -> dict[str, TensorResult]:
-        """Each tensor's own jumps, found the same way."""
+        """Each tensor's own jumps, found the same way, and how well the law holds for it."""
+        header = measured.header
         squares = measured.per_tensor(THETA, THETA)
         across = measured.per_tensor(THETA, STEP)
         moved = measured.per_tensor(STEP, STEP)
-        return {
-            name: TensorResult(
-                {"jumps": len(self._find(steps, squares[name], across[name], moved[name]).start)}
+        results = {}
+        for name in (name for name in tensors if name in squares):
+            signs = self._signs(header, steps, squares[name], across[name], moved[name])
+            begun = moments(signs, self._find(signs), self.delta)
+            own = replace(invariant, tensors=(name,) if invariant.tensors else ())
+            laws = laws_of(measured, own, squares[name], signs.growth, signs.distance)
+            known = finite(signs.distance)
+            results[name] = TensorResult(
+                {
+                    "jumps": len(begun),
+                    "jump_steps": [first for first, _ in begun],
+                    "cosine_distance_max": number(known.max() if len(known) else None),
+                    **laws.summary(self.law_rows),
+                    **(invariant.summary(name) if invariant.tensors else {}),
+                }
             )
-            for name in tensors
-            if name in squares
-        }
+        return results
 
     def _findings(self, summary: dict[str, Any], why: str, invariant: bool) -> list[Finding]:
         """The jumps, if they may be what the metric is about, and a law that does not hold."""
@@ -229,7 +270,7 @@ class Periodicity(InvarianceRule, Metric):
         return found
 
     def _notes(
-        self, header: Header, invariant: Invariant, steps: Steps, jumps: Jumps, law: float
+        self, header: Header, invariant: Invariant, steps: Steps, jumps: Jumps, laws: LawResiduals
     ) -> list[str]:
         notes = [invariant.note]
         if not invariant.tensors:
@@ -244,12 +285,13 @@ class Periodicity(InvarianceRule, Metric):
         if jumps.method == "norm":
             notes.append(
                 f"Snapshots are up to {int(np.diff(steps).max())} steps apart, too far for the "
-                "cosine of single steps: jumps are found from rises of the norm, and their steps "
-                "are those of the snapshot before."
+                "cosine of single steps: jumps are found from rises of the norm, from spikes of "
+                "the loss together with kicks that the decay of the stride hides, and from single "
+                "steps where a burst holds them; jump_intervals says within which steps."
             )
         else:
             notes.append(f"δ-jumps within {self.refractory} steps of each other are one jump.")
-        if not math.isfinite(law) and header.optimizer.get("name") and not header.is_plain_sgd:
+        if not len(laws.norm) and header.optimizer.get("name") and not header.is_plain_sgd:
             notes.append("The law of the norm holds for plain SGD with coupled weight decay only.")
         return notes
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
 from trajfile.metrics.decay_law import critical_ratio
+from trajfile.metrics.intervals import mean_interval, median_interval, stated
 from trajfile.metrics.jumps import Cycle, Jumps
 from trajfile.metrics.robust import median
 from trajfile.report import number
@@ -18,7 +19,8 @@ from trajfile.report import number
 #: Names of what `period_summary` can say.
 PERIOD_SUMMARY = (
     "period_mean", "period_cv", "periods", "period_elr_min", "period_elr_max", "period_norm_min",
-    "period_norm_max", "period_free_decay", "free_decay_ratio_median",
+    "period_norm_max", "period_free_decay", "free_decay_ratio_median", "period_mean_interval",
+    "free_decay_ratio_median_interval",
 )  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def period_summary(
         elr = rate / square
     found: dict[str, Any] = {
         "periods": [int(length) for length in lengths],
-        "period_mean": float(lengths.mean()),
+        **stated("period_mean", float(lengths.mean()), mean_interval(lengths)),
         "period_cv": float(lengths.std() / lengths.mean()),
         "period_norm_min": [number(math.sqrt(value)) for value in square[shortest]],
         "period_norm_max": [number(math.sqrt(value)) for value in square[longest]],
@@ -69,5 +71,5 @@ def period_summary(
             free = grown / (-2 * np.log1p(-rate[longest] * header.weight_decay))
             taken = (steps[shortest] - steps[longest]) / free
         found["period_free_decay"] = [number(value) for value in free]
-        found["free_decay_ratio_median"] = number(median(taken))
+        found |= stated("free_decay_ratio_median", median(taken), median_interval(taken))
     return found

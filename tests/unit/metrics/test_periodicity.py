@@ -159,7 +159,8 @@ def test_two_jumps_are_undetermined_and_three_are_periodic():
     three = run(toys.dense(turned([30, 60, 90]), rates=0.1, groups=INVARIANT))
     assert three.summary["periodic"] is True
     assert three.summary["period_cv"] == 0
-    assert three.per_tensor["w"].summary == {"jumps": 3}
+    assert three.per_tensor["w"].summary["jumps"] == 3
+    assert three.per_tensor["w"].summary["jump_steps"] == [30, 60, 90]
 
 
 def test_jumps_without_decline_in_between_are_undetermined():
