@@ -27,6 +27,7 @@ from trajfile.engine.profiles import profile_for
 from trajfile.engine.shape import Layout
 from trajfile.errors import MissingStream, UsageError
 from trajfile.metrics.base import Metric, Skipped, collect
+from trajfile.metrics.optimizers import optimizer_note
 from trajfile.reader import Trajectory, open_trajectory
 from trajfile.report import (
     SEVERITIES,
@@ -250,13 +251,17 @@ def _result(metric: Metric, need: frozenset[Any] | Skipped, measured: Measuremen
         return _without_numbers(metric, "skipped", need.reason)
     try:
         with np.errstate(all="ignore"):
-            return metric.compute(measured)
+            result = metric.compute(measured)
     except Exception as error:  # whatever it is, the others are good
         reason = f"it failed with {type(error).__name__}: {error}"
         finding = Finding(f"{metric.id}.failed", "error", f"The metric {metric.id} failed: {error}")
         return msgspec.structs.replace(
             _without_numbers(metric, "error", reason), findings=[finding]
         )
+    if result.status == "skipped":
+        return result
+    noted = [*result.notes, *optimizer_note(metric.id, measured.header)]
+    return msgspec.structs.replace(result, notes=noted)
 
 
 def _without_numbers(metric: Metric, status: Any, reason: str) -> MetricResult:
