@@ -24,9 +24,12 @@ Float = NDArray[np.float64]
 def equilibrium_angle(header: Header, learning_rate: Float) -> Float | None:
     """The angle of one step at equilibrium, in radians.
 
-    Plain SGD, exactly: cos = 1 - ηλ. SGD with momentum β and coupled decay: √(2ηλ/(1+β));
-    decoupled, and AdamW with β = β_1: √(2ηλ(1-β)/(1+β)), form after "rotational equilibrium"
-    (arXiv 2305.17212), which is √(2ηλ) at β = 0.
+    A gradient enters the step of its time and each later one with weights w_j (times η), and at
+    equilibrium turns θ by √(2ηλ Σw_j²/c), c = Σw_j, or √(2ηλ Σw_j²)/c if the decay is decoupled.
+    Heavy ball has w_j = (1-τ)β^j, τ being the dampening, so √(2ηλ(1-τ)/(1+β)); decoupled, and
+    AdamW with β = β_1, √(2ηλ(1-β)/(1+β)), form after "rotational equilibrium" (arXiv 2305.17212),
+    which is √(2ηλ) at β = 0. Nesterov has w_0 = 1+β and w_j = β^(j+1), so that each is times
+    √(1+2β-2β³). Plain SGD, exactly: cos = 1 - ηλ.
 
     Args:
         header: Tells the optimizer, its momentum and its weight decay λ.
@@ -38,17 +41,21 @@ def equilibrium_angle(header: Header, learning_rate: Float) -> Float | None:
     """
     name = str(header.optimizer.get("name", "")).upper()
     decay, momentum = header.weight_decay, header.momentum
-    if decay <= 0 or header.optimizer.get("nesterov"):
-        return None
+    sgd = name in {"SGD", "GD"}
     decoupled = name == "ADAMW" or bool(header.optimizer.get("decoupled_weight_decay"))
+    if decay <= 0 or not (sgd or (name in {"ADAM", "ADAMW"} and decoupled)):
+        return None
     product = np.where(learning_rate * decay > 0, learning_rate * decay, np.nan)
-    if name in {"SGD", "GD"} and momentum == 0:
+    if sgd and momentum == 0:
         return np.asarray(2 * np.arcsin(np.sqrt(np.where(product < 2, product, np.nan) / 2)))
-    if name in {"SGD", "GD"} and not decoupled:
-        return np.asarray(np.sqrt(2 * product / (1 + momentum)))
-    if name in {"SGD", "GD"} or (name in {"ADAM", "ADAMW"} and decoupled):
-        return np.asarray(np.sqrt(2 * product * (1 - momentum) / (1 + momentum)))
-    return None
+    squared = 2 * product / (1 + momentum)
+    if decoupled:
+        squared = squared * (1 - momentum)
+    if sgd and header.optimizer.get("nesterov"):
+        squared = squared * (1 + 2 * momentum - 2 * momentum**3)
+    elif sgd and not decoupled:
+        squared = squared * (1 - float(header.optimizer.get("dampening") or 0.0))
+    return np.asarray(np.sqrt(squared))
 
 
 def equilibrium_figures(

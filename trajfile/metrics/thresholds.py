@@ -81,4 +81,4 @@ def _law(header: Header) -> tuple[float, str | None, bool, str | None]:
         return (2 + 2 * beta) / (1 - beta), "(2 + 2β₁)/((1 − β₁)η)", True, note
     if not name:
         return np.nan, None, False, "No stability threshold: record the optimizer's name."
-    return np.nan, None, False, f"No stability threshold is known for {name}."
+    return np.nan, None, False, f"No stability threshold is known for {optimizer['name']}."
