@@ -101,9 +101,13 @@ class Geometry(Metric):
             )
         if not measured.per_tensor_kept:
             notes.append("Per-tensor distances were left out to stay within the memory budget.")
+        enough = np.isfinite(away).sum() > 1
         return MetricResult(
-            "ok" if len(steps) > 1 else "insufficient",
-            None if len(steps) > 1 else "One snapshot has no shape; found 1, expected 2 or more.",
+            "ok" if enough else "insufficient",
+            None
+            if enough
+            else "A trajectory's shape needs two snapshots or more at a finite distance from the "
+            f"first; found {int(np.isfinite(away).sum())} of {len(steps)}.",
             summary={
                 "explained_variance": [float(x) for x in share[:_COMPONENTS]],
                 "random_walk_explained": [float(x) for x in walk[:_COMPONENTS]],

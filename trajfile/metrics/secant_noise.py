@@ -44,12 +44,14 @@ class SecantSignal:
         low: Lower end of its 95 % interval; NaN where there is none.
         high: Upper end of it.
         source: What it was judged by; None if nothing tells.
+        pairs: On how many displacements.
     """
 
     ratio: float
     low: float
     high: float
     source: Literal["gradient_samples", "asymmetry"] | None
+    pairs: int
 
 
 def secant_signal(measured: Measurements, path: PathCurvature, window: int) -> SecantSignal:
@@ -72,13 +74,14 @@ def secant_signal(measured: Measurements, path: PathCurvature, window: int) -> S
         ratio, interval = min(
             ((robust.median(x), median_interval(x)) for x in parts), key=lambda pair: pair[0]
         )
-        return SecantSignal(ratio, interval.low, interval.high, "gradient_samples")
-    spread = robust.median(path.asymmetry[path.full])
+        return SecantSignal(ratio, interval.low, interval.high, "gradient_samples", len(ratios))
+    judged = robust.finite(path.asymmetry[path.full])
+    spread = robust.median(judged)
     if window < 2 or not measured.header.is_plain_sgd or not math.isfinite(spread):
-        return SecantSignal(math.nan, math.nan, math.nan, None)
+        return SecantSignal(math.nan, math.nan, math.nan, None, 0)
     share = spread**2 * (2 * window - 1) / (2 * (window - 1))
     ratio = math.sqrt(max(1 / share - 1, 0.0)) if share > 0 else math.inf
-    return SecantSignal(ratio, math.nan, math.nan, "asymmetry")
+    return SecantSignal(ratio, math.nan, math.nan, "asymmetry", len(judged))
 
 
 def _expected(measured: Measurements, path: PathCurvature) -> Float:

@@ -58,7 +58,8 @@ class Sharpness(Metric):
         edge_high: Highest one.
         edge_part: Share of the estimates, from the end of the run, that is described where they
             do not level off at the edge.
-        edge_samples: Fewest estimates that can decide.
+        edge_samples: Fewest estimates that can decide, and displacements that can show a
+            signal-to-noise.
         signal_floor: Least signal-to-noise of mini-batch secants for their curvature to be given.
         replay_snapshots: Most snapshots to replay: half evenly spread, the rest where the
             sharpness changes most.
@@ -171,7 +172,9 @@ class Sharpness(Metric):
         )
         bound = estimate.kind not in MEASURED
         signal = secant_signal(measured, path, self.window) if noisy else None
-        clear = signal is None or signal.ratio >= self.signal_floor
+        clear = signal is None or (
+            signal.ratio >= self.signal_floor and signal.pairs >= self.edge_samples
+        )
         limit = threshold.values[np.searchsorted(everywhere, estimate.steps)]
         ratio = estimate.values / limit if estimate.comparable else np.full(len(limit), np.nan)
         edge = judge_edge(
@@ -225,7 +228,7 @@ class Sharpness(Metric):
         if bound and not clear and signal is not None:
             # The series stay for whoever knows better; a figure would be taken at its word.
             summary |= dict.fromkeys(_FIGURES)
-            reason = too_noisy(header, signal, self.signal_floor)
+            reason = too_noisy(header, signal, self.signal_floor, self.edge_samples)
             return self._result("insufficient", reason, summary=summary, series=shown, notes=said)
         told, salience = sentence(header, summary)
         return self._result(

@@ -28,13 +28,14 @@ def unlike_losses(header: Header) -> str | None:
     )
 
 
-def too_noisy(header: Header, signal: SecantSignal, floor: float) -> str:
+def too_noisy(header: Header, signal: SecantSignal, floor: float, fewest: int) -> str:
     """Why no curvature is reported.
 
     Args:
         header: The run.
         signal: What its secants are worth.
         floor: The signal-to-noise asked for.
+        fewest: Fewest displacements that can show it.
 
     Returns:
         One sentence with the remedy.
@@ -46,8 +47,8 @@ def too_noisy(header: Header, signal: SecantSignal, floor: float) -> str:
     else:
         by = "gradient_samples" if signal.source == "gradient_samples" else "asymmetry"
         known = (
-            f"and the signal-to-noise of their secants, judged by {by}, is {signal.ratio:.2g}; "
-            f"{floor:g} is asked for"
+            f"and the signal-to-noise of their secants, judged by {by} on {signal.pairs} "
+            f"displacements, is {signal.ratio:.2g}; {floor:g} on {fewest} or more is asked for"
         )
     return (
         f"The gradients {what}, {known}. Record full-batch gradients (and gradient source), "
@@ -164,6 +165,8 @@ def sentence(header: Header, summary: dict[str, Any]) -> tuple[str | None, float
     top, limit, ratio = summary["max"], summary["threshold_last"], summary["edge_ratio_median"]
     kind = summary["estimator"]
     measured = kind in MEASURED
+    if summary.get("exact_preconditioned_last") is not None:
+        kind = "exact preconditioned"
     if top is None:
         return None, 0.0
     if summary["at_edge"]:

@@ -151,6 +151,13 @@ def test_one_snapshot_is_insufficient_and_none_is_skipped():
     assert isinstance(Geometry().needs(Dense({}, {}).header), Skipped)
 
 
+def test_snapshots_that_are_nowhere_finite_are_insufficient():
+    got = result(run(np.full((5, 4), np.nan)))
+    assert got.status == "insufficient"
+    assert "found 0 of 5" in got.reason
+    assert got.summary["distance_last"] is None
+
+
 def test_a_run_that_never_moves():
     got = result(run(np.ones((6, 4))))
     assert got.series["distance_from_init"].value == [0.0] * 6

@@ -249,6 +249,8 @@ def test_a_curvature_well_above_its_noise_is_given_without_a_verdict():
     assert got.summary["at_edge"] is None
     assert got.caveat is not None
     assert result(dense, signal_floor=1e30).status == "insufficient"
+    few = noisy_quadratic(1e-6, steps=5, rate=0.02)[0]
+    assert "on 4 displacements" in result(few).reason
 
 
 @pytest.mark.parametrize("stride", [1, 4])
@@ -271,7 +273,7 @@ def test_noise_alone_looks_like_curvature_of_one_over_eta_and_stride(stride):
     assert got.status == "insufficient"
     assert got.summary["signal_source"] == "asymmetry"
     assert got.summary["signal_to_noise"] < 0.3
-    assert "judged by asymmetry" in got.reason
+    assert "judged by asymmetry on" in got.reason
 
 
 def test_a_recorded_sharpness_is_trusted_over_the_ritz_value(burst):
