@@ -118,6 +118,9 @@ class Exact:
             "exact_converged": int(self.converged.sum()),
             "exact_residual_max": number(_largest(relative)),
             "exact_top_last": [number(value) for value in replayed.eigenvalues[-1]],
+            "exact_preconditioned_last": (
+                number(robust.last(self.values)) if self.preconditioned else None
+            ),
             "exact_trace_last": number(robust.last(replayed.trace)),
             "exact_trace_error_last": number(robust.last(replayed.trace_error)),
             "exact_loss_difference": number(self.loss_difference),

@@ -110,6 +110,8 @@ def test_the_adam_preconditioner_is_what_the_optimizer_divides_by(adam):
             matrix = scale[:, None] * dense(loss, after) * scale
             assert found == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-6)
     assert got.summary["last"] == list(values(got, "exact_preconditioned").values())[-1]
+    assert got.summary["last"] == got.summary["exact_preconditioned_last"]
+    assert "exact preconditioned sharpness" in got.sentence
     assert got.summary["edge_ratio_last"] == pytest.approx(got.summary["last"] / 3800)
     hessian = dense(loss, at(path, 11))
     assert values(got, "exact")[11] == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]))
