@@ -266,7 +266,9 @@ class Alignment(Metric):
         if violated is None or cos is None:
             return None
         gamma = summary["gamma_aggregate"]
-        tail = f", γ = {gamma:.2g} in aggregate" if gamma is not None else ""
+        tail = _between(summary["cosine_mean_interval"])
+        if gamma is not None:
+            tail += f", γ = {gamma:.2g}{_between(summary['gamma_aggregate_interval'])} in aggregate"
         if summary["verdict"] == "misaligned":
             return (
                 f"Updates are misaligned: {violated:.0%} of them point away from where training "
@@ -301,6 +303,11 @@ def _approach(distance: Float) -> float:
     steps = np.diff(distance)
     known = steps[np.isfinite(steps)]
     return float((known < 0).mean()) if len(known) else math.nan
+
+
+def _between(interval: list[float] | None) -> str:
+    """An interval to stand behind its figure."""
+    return f" [{interval[0]:.2g}, {interval[1]:.2g}]" if interval else ""
 
 
 def _share(part: float) -> str:

@@ -26,6 +26,10 @@ Index = NDArray[np.int64]
 _BEYOND = 6 * 1.4826
 
 
+#: Part of the single steps recorded in bursts above which turning is no event.
+_ALWAYS = 0.5
+
+
 @dataclass(frozen=True)
 class Jumps:
     """Jumps as stretches of rows.
@@ -81,7 +85,11 @@ def find_jumps(signs: Signs, delta: float, refractory: int, cover: float, spike:
     if np.isfinite(single).sum() >= cover * (steps[-1] - steps[0]):
         return jumps_by_cosine(single, delta, refractory)
     by_norm = jumps_by_norm(signs.growth, delta)
+    # The first steps from initialisation turn θ by a lot, and so does, at times, every step.
+    single = np.where(steps[:-1] < steps[0] + refractory, np.nan, single)
     seen = jumps_by_cosine(single, delta, refractory)
+    if seen.turning > _ALWAYS:
+        seen = Jumps(seen.start[:0], seen.end[:0], "cosine", seen.turning)
     hidden = _hidden(signs, delta, spike)
     pairs = sorted(
         (first, end, found is not by_norm)

@@ -160,3 +160,14 @@ def test_too_few_rows_give_no_bare_residual(jumping):
     assert got.summary["law_rows"] == 2
     assert got.summary["law_residual_median"] is None
     assert run(thetas, slopes, steps, law_rows=2).summary["law_residual_median"] < 1e-9
+
+
+def test_large_turns_at_the_start_or_all_the_time_are_no_jumps():
+    rng = np.random.default_rng(0)
+    thetas = rng.normal(size=(2000, 2))  # nearly every step turns by more than δ
+    thetas /= np.linalg.norm(thetas, axis=1)[:, None]
+    steps = np.unique(np.concatenate([np.arange(0, 2000, 25), np.arange(0, 2000, 200) + 1]))
+    assert run(thetas, 0 * thetas, steps, decay=0.0).summary["jumps"] == 0
+    angle = 0.001 * np.arange(2000) + (np.arange(2000) > 0)  # only the first one does
+    thetas = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    assert run(thetas, 0 * thetas, steps, decay=0.0).summary["jumps"] == 0
