@@ -253,8 +253,10 @@ def _expected_rate(header: Header, steps: Steps) -> float:
     decoupled = bool(header.optimizer.get("decoupled_weight_decay")) or name == "ADAMW"
     if header.weight_decay == 0 or len(rates) == 0 or not (decoupled or name in {"SGD", "GD"}):
         return float("nan")
-    # With momentum a coupled decay is accumulated like any gradient, 1/(1 - beta)-fold.
-    amplified = 1.0 if decoupled else 1.0 / (1.0 - min(header.momentum, 0.999999))
+    # With momentum a coupled decay is accumulated like any gradient, 1/(1 - beta)-fold, less
+    # what dampening takes off.
+    kept = 1.0 - float(header.optimizer.get("dampening") or 0.0) if header.momentum else 1.0
+    amplified = 1.0 if decoupled else kept / (1.0 - min(header.momentum, 0.999999))
     return -2 * float(rates.mean()) * header.weight_decay * amplified
 
 

@@ -96,8 +96,8 @@ SENTENCES: dict[Kind, dict[str, str]] = {
     },
     "other": {
         "alignment": (
-            "Whatever the optimizer, U_k is the update in θ_{k+1} = θ_k − η_k U_k, with all that "
-            "it adds to the gradient; γ compares between runs of one optimizer only."
+            "U_k is the update in θ_{k+1} = θ_k − η_k U_k with all that the optimizer makes of "
+            "the gradient: compare γ between runs of this optimizer only."
         ),
         "elr": (
             "ELR and the regimes are defined for SGD, and the rotation at equilibrium is not known "
