@@ -71,7 +71,7 @@ class Exact:
         if not len(replayed.steps):
             return (
                 f"--replay {replayed.source} found no snapshot that holds every tensor and, for "
-                "Adam, its exp_avg_sq."
+                "Adam, its exp_avg_sq after a first update."
             )
         where = f"at any of the {len(replayed.steps)} snapshots replayed"
         if np.isfinite(replayed.loss).any():

@@ -59,6 +59,8 @@ def replay(
         )
     slots = () if need.preconditioner is None else (need.preconditioner.slot,)
     steps = whole_steps(trajectory, header, (PARAMS, *slots))
+    if slots:
+        steps = steps[steps > 0]  # before the first update v is zero, and P is no scale
     session = _Session(loss, trajectory, list(selected), need, capacity)
     visit(len(steps), need.snapshots, lambda place: session.at(int(steps[place])))
     return session.result()
@@ -109,7 +111,7 @@ class _Session:
         preconditioned = None
         if need.preconditioner is not None:
             scale = self._scale(need.preconditioner, step)
-            preconditioned = self._pairs(objective, scale, sound and scale is not None)
+            preconditioned = self._pairs(objective, scale, sound)
             pairs = preconditioned
         like = objective.gradient
         estimate = trace(objective.product, like, need.trace) if need.trace and sound else nothing
@@ -142,10 +144,8 @@ class _Session:
             capacity=self.capacity,
         )
 
-    def _scale(self, adam: Preconditioner, step: int) -> torch.Tensor | None:
-        """P^{-1/2} as one vector; None before the first update, when v is still zero."""
-        if step < 1:
-            return None
+    def _scale(self, adam: Preconditioner, step: int) -> torch.Tensor:
+        """P^{-1/2} as one vector."""
         view = self.trajectory[adam.slot]
         parts = [view[n].at(step).astype(np.float64).reshape(-1) for n in self.selected]
         first, second = (1 - beta**step for beta in adam.betas)
@@ -166,7 +166,7 @@ class _Session:
     def result(self) -> Replayed:
         """All that was measured, in order of steps."""
         seen = sorted(self.seen, key=lambda one: one.step)
-        width = len(seen[0].plain.values) if seen else 0
+        width = len(seen[0].plain.values) if seen else self.need.top
         other = [one.preconditioned for one in seen if one.preconditioned is not None]
         return Replayed(
             source=self.loss.name,

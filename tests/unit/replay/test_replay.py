@@ -133,6 +133,22 @@ def test_adam_without_its_moments_has_nothing_to_hold_against_the_threshold(tmp_
     assert any("record optimizer/exp_avg_sq" in note for note in got.notes)
 
 
+@pytest.mark.parametrize("slot_step", [0, 7], ids=["before the first update", "elsewhere"])
+def test_adam_with_no_snapshot_beside_its_moments_is_insufficient(tmp_path, slot_step):
+    path = tmp_path / "apart.h5"
+    params = {n: p.detach() for n, p in network().named_parameters()}
+    zeros = {n: torch.zeros_like(p) for n, p in params.items()}
+    with trajfile.Writer(path, optimizer={"name": "Adam", "betas": [0.9, 0.999]}) as run:
+        run.declare("params", like=params)
+        for step in (0, 7):
+            moments = {"optimizer": {"exp_avg_sq": zeros, "exp_avg": zeros}}
+            row = {"params": params} if step == 0 else {}
+            run.append(step, **row, **(moments if step == slot_step else {}))
+    got = sharpness(path, loss_on(network(), *data()))
+    assert got.status == "insufficient"
+    assert "no snapshot that holds every tensor" in got.reason
+
+
 def test_it_needs_no_gradients_and_no_second_snapshot(tmp_path):
     path = tmp_path / "params.h5"
     loss = train(path, steps=1, gradients=False)
