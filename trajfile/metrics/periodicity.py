@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from trajfile.metrics.decay_law import (
     norm_is_held,
 )
 from trajfile.metrics.jumps import Jumps, Signs, cycles, find_jumps, jumps_by_norm, moments
+from trajfile.metrics.periodicity_words import jump_findings, jump_sentence
 from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
 from trajfile.metrics.robust import finite
 from trajfile.metrics.scale_invariance import (
@@ -34,7 +35,7 @@ from trajfile.metrics.scale_invariance import (
 )
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA
 from trajfile.metrics.spikes import largest_within, spike_factor
-from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+from trajfile.report import MetricResult, Series, TensorResult, number, series
 
 Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -129,10 +130,11 @@ class Periodicity(InvarianceRule, Metric):
             return self._insufficient("two snapshots are needed")
         if not np.isfinite(square).any():
             return self._insufficient("no snapshot is finite")
-        distance, growth = _moves(square, across, moved)
-        signs = self._signs(header, steps, square, across, moved)
+        shared = decay_between(header, steps), self._loss_factor(header, steps)
+        signs = _signs(steps, square, across, moved, *shared)
         jumps = self._find(signs)
         begun = moments(signs, jumps, self.delta)
+        distance, growth = signs.distance, signs.growth
         rate = header.learning_rate_at(steps)
         held = norm_is_held(square)
         periodic, why = self._judge(header, steps, jumps, growth, rate, held)
@@ -153,30 +155,25 @@ class Periodicity(InvarianceRule, Metric):
             status="ok",
             summary=summary,
             series={"cosine_distance": series(steps[:-1], distance)},
-            per_tensor=self._per_tensor(measured, invariant, tensors, steps),
+            per_tensor=self._per_tensor(measured, invariant, tensors, steps, shared),
             findings=[
                 *invariance_findings(self.id, invariant, self),
-                *self._findings(summary, why, bool(invariant.tensors)),
+                *jump_findings(summary, why, bool(invariant.tensors), self.law_tolerance),
             ],
             definition=self.definition,
             reference=self.reference,
             notes=self._notes(header, invariant, steps, jumps, laws),
-            sentence=_sentence(summary, bool(invariant.tensors)),
+            sentence=jump_sentence(summary, bool(invariant.tensors)),
             salience=(0.9 if invariant.tensors else 0.6) if periodic else 0.3,
             options=self.options,
         )
 
-    def _signs(
-        self, header: Header, steps: Steps, square: Float, across: Float, moved: Float
-    ) -> Signs:
-        """What shows jumps of one vector: its norms, its steps, their inner products; the loss."""
-        distance, growth = _moves(square, across, moved)
-        kicked = growth + decay_between(header, steps)
-        loss_factor = np.full(len(growth), -np.inf)
-        if "loss" in header.scalars:
-            at, loss = header.scalars["loss"]
-            loss_factor = largest_within(steps, at, spike_factor(loss, self.spike_window))
-        return Signs(steps, distance, growth, kicked, loss_factor)
+    def _loss_factor(self, header: Header, steps: Steps) -> Float:
+        """The largest spike of the loss within each stride; -inf where there is no loss."""
+        if "loss" not in header.scalars:
+            return np.full(len(steps) - 1, -np.inf)
+        at, loss = header.scalars["loss"]
+        return largest_within(steps, at, spike_factor(loss, self.spike_window))
 
     def _find(self, signs: Signs) -> Jumps:
         return find_jumps(signs, self.delta, self.refractory, self.coverage, self.loss_spike)
@@ -206,16 +203,20 @@ class Periodicity(InvarianceRule, Metric):
         return True, f"the norm declines before {int(fallen.sum())} of {count - 1} later jumps"
 
     def _per_tensor(
-        self, measured: Measurements, invariant: Invariant, tensors: tuple[str, ...], steps: Steps
+        self,
+        measured: Measurements,
+        invariant: Invariant,
+        tensors: tuple[str, ...],
+        steps: Steps,
+        shared: tuple[Float, Float],
     ) -> dict[str, TensorResult]:
         """Each tensor's own jumps, found the same way, and how well the law holds for it."""
-        header = measured.header
         squares = measured.per_tensor(THETA, THETA)
         across = measured.per_tensor(THETA, STEP)
         moved = measured.per_tensor(STEP, STEP)
         results = {}
         for name in (name for name in tensors if name in squares):
-            signs = self._signs(header, steps, squares[name], across[name], moved[name])
+            signs = _signs(steps, squares[name], across[name], moved[name], *shared)
             begun = moments(signs, self._find(signs), self.delta)
             own = replace(invariant, tensors=(name,) if invariant.tensors else ())
             laws = laws_of(measured, own, squares[name], signs.growth, signs.distance)
@@ -230,44 +231,6 @@ class Periodicity(InvarianceRule, Metric):
                 }
             )
         return results
-
-    def _findings(self, summary: dict[str, Any], why: str, invariant: bool) -> list[Finding]:
-        """The jumps, if they may be what the metric is about, and a law that does not hold."""
-        found = []
-        if summary["jumps"] and (invariant or summary["periodic"]):
-            at = summary["jump_steps"]
-            shown = ", ".join(str(step) for step in at[:6]) + (" and later" if at[6:] else "")
-            verdict = {True: "periodic", False: "not periodic", None: "perhaps periodic"}
-            found.append(
-                Finding(
-                    "periodicity.jumps",
-                    "warn" if summary["periodic"] and invariant else "info",
-                    f"{_count(summary['jumps'])} (step{'s' * (len(at) > 1)} {shown}), "
-                    f"{verdict[summary['periodic']]}: {why}.",
-                    {
-                        "periodic": summary["periodic"],
-                        "jumps": summary["jumps"],
-                        "first_step": at[0],
-                        "method": summary["method"],
-                        "delta": self.delta,
-                        "period_mean": summary["period_mean"],
-                        "period_cv": summary["period_cv"],
-                    },
-                )
-            )
-        residual = summary["law_residual_median"]
-        if residual is not None and residual > self.law_tolerance:
-            found.append(
-                Finding(
-                    "periodicity.law",
-                    "warn",
-                    f"The norm does not follow the law of plain SGD with weight decay (median "
-                    f"residual {residual:.2g}, expected near 0): momentum, clipping, or tensors "
-                    "that are not scale-invariant.",
-                    {"law_residual_median": residual, "limit": self.law_tolerance},
-                )
-            )
-        return found
 
     def _notes(
         self, header: Header, invariant: Invariant, steps: Steps, jumps: Jumps, laws: LawResiduals
@@ -308,38 +271,12 @@ class Periodicity(InvarianceRule, Metric):
         )
 
 
-def _moves(square: Float, across: Float, moved: Float) -> tuple[Float, Float]:
-    """1 - cos and ln(‖θ_{i+1}‖²/‖θ_i‖²) from each snapshot to the next; NaN where not finite."""
+def _signs(
+    steps: Steps, square: Float, across: Float, moved: Float, decay: Float, loss_factor: Float
+) -> Signs:
+    """What shows jumps of one vector: its norms, its steps, their inner products; the loss."""
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log1p((2 * across + moved) / square)[:-1]
-    return turn(square, across, moved)[1][:-1], np.where(np.isfinite(growth), growth, np.nan)
-
-
-def _sentence(summary: dict[str, Any], invariant: bool) -> str | None:
-    """What happened, if there were jumps that may be what the metric is about."""
-    if not summary["jumps"] or not (invariant or summary["periodic"]):
-        return None
-    at, count = summary["jump_steps"], _count(summary["jumps"])
-    if summary["periodic"] is False:
-        return f"From step {at[0]} on, the scale-invariant weights keep turning by large angles."
-    if summary["periodic"] is None:
-        return (
-            f"{count} of the scale-invariant weights, first at step {at[0]}; whether they are "
-            "periodic is undetermined."
-        )
-    climb = ""
-    low, high = summary["period_elr_min"], summary["period_elr_max"]
-    if None not in (*low, *high):
-        climb = (
-            f"; in between the norm decays and the effective learning rate climbs from "
-            f"{np.median(low):.2g} to {np.median(high):.2g}"
-        )
-    lead = "Training destabilises periodically" if invariant else "All weights together jump"
-    return (
-        f"{lead}: {count}, steps {at[0]} to {at[-1]}, every {summary['period_mean']:.0f} steps on "
-        f"average (spread {summary['period_cv']:.0%}){climb}."
-    )
-
-
-def _count(jumps: int) -> str:
-    return "1 jump" if jumps == 1 else f"{jumps} jumps"
+    growth = np.where(np.isfinite(growth), growth, np.nan)
+    distance = turn(square, across, moved)[1][:-1]
+    return Signs(steps, distance, growth, growth + decay, loss_factor)
