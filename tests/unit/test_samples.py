@@ -70,6 +70,8 @@ def test_edge_of_stability_is_found_from_the_recorded_sharpness_and_from_the_ste
     assert bare["at_edge"] is True
     # Both files hold one run, so what is said without the Hessian can be held against it.
     assert bare["last"] == pytest.approx(measured["last"], rel=0.02)
+    for low, high in (measured["edge_ratio_interval"], bare["edge_ratio_interval"]):
+        assert 0.95 < low < 1 < high < 1.05
     exact = report("edge_of_stability.h5").metrics["sharpness"].series["recorded"]
     assert max(exact.value) > 1.1 * measured["threshold_last"] > exact.value[0]
     ritz = report("edge_of_stability_bare.h5").metrics["sharpness"].series["ritz"]
@@ -131,6 +133,8 @@ def test_two_phases_are_told_apart_and_the_law_holds():
     assert found["regularisation_phase"] is True
     assert found["phase_boundary_step"] < 100
     assert found["decay_rate"] == pytest.approx(-2 * 0.5 * 1e-3, rel=0.01)
+    low, high = found["decay_rate_interval"]
+    assert -1.01e-3 < low <= found["decay_rate"] <= high < -0.99e-3
     assert found["max_abs_last"] < found["max_abs_first"] / 40
     assert found["law_residual"] < 1e-9
 
@@ -149,6 +153,27 @@ def test_gradient_covariance_is_measured_at_both_rates():
         covariance = np.cov(drawn.T, bias=True)  # the full matrix, not the Gram of the samples
         largest = np.linalg.eigvalsh(covariance)[-1]
         assert found["lambda_1_max"] == pytest.approx(largest, rel=1e-6)
+
+
+def test_the_break_even_point_is_named_where_it_stands_out_of_the_scatter_and_only_there():
+    clear = summary("gradient_noise_lr_small.h5", "gradient_noise")
+    first, last = clear["break_even_range"]
+    assert first <= clear["break_even_step"] == clear["lambda_1_max_step"] <= last
+    assert clear["break_even_rise"] > 5
+    scattered = report("gradient_noise_lr_large.h5").metrics["gradient_noise"]
+    assert scattered.summary["break_even_step"] is None
+    assert any("undetermined" in note for note in scattered.notes)
+    for metric in (clear, scattered.summary):
+        low, high = metric["lambda_1_max_interval"]
+        assert low < metric["lambda_1_max"] < high
+
+
+def test_curvature_of_noisy_gradients_is_not_given():
+    for name in ("gradient_noise_lr_small.h5", "quickstart.zarr"):
+        sharpness = report(name).metrics["sharpness"]
+        assert sharpness.status == "insufficient"
+        assert sharpness.summary["max"] is None
+        assert len(sharpness.series["secant"].value) > 10
 
 
 def test_aligned_updates_have_the_larger_gamma():
