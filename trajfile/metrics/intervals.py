@@ -64,9 +64,10 @@ def stated(name: str, value: float, interval: Interval) -> dict[str, float | lis
         interval: Its interval.
 
     Returns:
-        Both, null where undefined.
+        Both; both null where either is undefined, for a figure is never given bare.
     """
-    return {name: number(value), f"{name}_interval": interval.pair}
+    known = number(value) is not None and interval.pair is not None
+    return {name: value if known else None, f"{name}_interval": interval.pair if known else None}
 
 
 def student(windows: float) -> float:
@@ -185,10 +186,12 @@ def fraction_interval(hits: float, windows: float) -> Interval:
         windows: Effective number of windows it is a share of.
 
     Returns:
-        The interval, within [0, 1].
+        The interval, within [0, 1]: all of that below two windows, none without any.
     """
-    if not windows >= 2 or not math.isfinite(hits):
+    if not windows > 0 or not math.isfinite(hits):
         return Interval(math.nan, math.nan, windows)
+    if windows < 2:
+        return Interval(0.0, 1.0, windows)
     square = student(windows) ** 2 / windows
     middle = (hits + square / 2) / (1 + square)
     half = math.sqrt(square * (hits * (1 - hits) + square / 4)) / (1 + square)

@@ -13,6 +13,7 @@ from trajfile.metrics.intervals import (
     mean_interval,
     median_interval,
     ratio_interval,
+    stated,
 )
 
 RUNS = 400
@@ -108,7 +109,10 @@ def test_what_cannot_be_known_is_not_given():
     assert mean_interval(np.array([np.nan, np.nan])).pair is None
     assert median_interval(np.empty(0)).pair is None
     assert ratio_interval(np.ones(5), np.zeros(5)).pair is None
-    assert fraction_interval(0.5, 1.0).pair is None
+    assert fraction_interval(0.5, 0.0).pair is None
+    assert fraction_interval(0.5, 1.0).pair == [0.0, 1.0]
+    assert stated("x", 1.0, mean_interval(np.array([1.0]))) == {"x": None, "x_interval": None}
+    assert stated("x", 1.0, mean_interval(np.ones(3))) == {"x": 1.0, "x_interval": [1.0, 1.0]}
     assert jackknife_interval(1.0, np.ones(1)).pair is None
     assert mean_interval(np.full(9, 3.0)).pair == [3.0, 3.0]
     assert mean_interval(np.full(9, 3.0)).windows == 9
