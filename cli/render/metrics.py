@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from .grid import grid
+from .prose import prose
 from .published import PUBLISHED
 from .terminal import Terminal
 from .text import clean, listed
@@ -59,6 +60,7 @@ def page(terminal: Terminal, metrics: Mapping[str, type[Metric]], metric_id: str
         UsageError: If there is no such metric; the nearest id is named.
     """
     from trajfile.errors import UsageError
+    from trajfile.pages import metric_pages
 
     if metric_id not in metrics:
         near = get_close_matches(metric_id, metrics, n=1, cutoff=0.4)
@@ -67,16 +69,13 @@ def page(terminal: Terminal, metrics: Mapping[str, type[Metric]], metric_id: str
     metric = metrics[metric_id]
     yield terminal.line((metric_id, "title"), f"  {metric.title}")
     yield Text()
-    yield terminal.line(_flowing(metric.definition))
-    yield Text()
-    facts = [("needs", metric.ingredients)]
+    yield from prose(terminal, metric_pages().get(metric_id, metric.definition))
     if published := PUBLISHED.get(metric_id):
-        facts += [("series", listed(published.series)), ("summary", listed(published.summary))]
-    facts.append(("from", metric.reference))
-    yield from grid(
-        terminal,
-        [(terminal.text(name, "accent"), terminal.text(_flowing(text))) for name, text in facts],
-    )
+        named = [("series", listed(published.series)), ("summary", listed(published.summary))]
+        yield Text()
+        yield from grid(
+            terminal, [(terminal.text(name, "accent"), terminal.text(text)) for name, text in named]
+        )
     if options := fields(metric):
         yield Text()
         yield terminal.line(

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from trajfile_cli.app import main
 
 from trajfile.metrics import METRICS
 
@@ -31,3 +32,23 @@ def test_sections_name_needs_limits_and_reference(id: str) -> None:
 
 def test_no_section_without_a_metric() -> None:
     assert set(SECTIONS) - {"Notation"} == set(METRICS)
+
+
+@pytest.mark.parametrize("id", METRICS)
+def test_examples_run(id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^```python\n(.*?)^```", SECTIONS[id], re.M | re.S)
+    assert examples
+    for code in examples:
+        assert "assert" in code
+        exec(compile(code, f"spec/metrics.md, {id}", "exec"), {})
+
+
+@pytest.mark.parametrize("id", METRICS)
+def test_the_command_shows_the_page(id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["metrics", id])
+    shown = " ".join(capsys.readouterr().out.split())
+    first = SECTIONS[id].strip().split("\n\n")[0]
+    for sentence in re.split(r"(?<=\.) ", " ".join(re.sub(r"\*\*|`", "", first).split())):
+        assert sentence.replace("*derived*", "derived") in shown

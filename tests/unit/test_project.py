@@ -49,6 +49,7 @@ def test_the_wheel_claims_only_our_names(wheel_names: list[str]) -> None:
 def test_the_wheel_ships_schemas_types_and_every_module(wheel_names: list[str]) -> None:
     assert "trajfile/schemas/manifest.schema.json" in wheel_names
     assert "trajfile/schemas/report.schema.json" in wheel_names
+    assert "trajfile/schemas/metrics.md" in wheel_names
     assert "trajfile/py.typed" in wheel_names
     for folder, package in (("trajfile", "trajfile"), ("cli", "trajfile_cli")):
         for path in (ROOT / folder).rglob("*.py"):
