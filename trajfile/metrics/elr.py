@@ -110,8 +110,9 @@ class Elr(RegimeRule, InvarianceRule, Metric):
                 invariant,
             )
         steps = header.timeline_steps(SNAPSHOTS)
-        if not np.isfinite(norm).any() or not len(steps):
-            return self._nothing("insufficient", "no snapshot is finite", invariant)
+        norm = np.where(np.isfinite(norm), norm, np.nan)  # η over an infinite one is no rate of 0
+        if not (norm > 0).any():
+            return self._nothing("insufficient", "no snapshot is finite and not zero", invariant)
         learning_rate = header.learning_rate_at(steps)
         with np.errstate(divide="ignore", invalid="ignore"):
             elr = learning_rate / norm
@@ -233,7 +234,7 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         results = {}
         for name in (name for name in invariant.tensors if name in norms):
             with np.errstate(divide="ignore", invalid="ignore"):
-                elr = learning_rate / norms[name]
+                elr = learning_rate / np.where(np.isfinite(norms[name]), norms[name], np.nan)
             angle = turn(norms[name], across[name], moved[name])[0]
             slope = slopes.get(name, np.empty(0))
             values = {

@@ -263,7 +263,9 @@ def _findings(summary: dict[str, Any], found: BreakEven) -> list[Finding]:
     ]
 
 
-def _sentence(summary: dict[str, Any]) -> str:
+def _sentence(summary: dict[str, Any]) -> str | None:
+    if summary["lambda_1_max"] == 0:  # all gradients alike: nothing to tell
+        return None
     batch = f" of size {summary['batch_size']}" if summary["batch_size"] else ""
     told = (
         f"The covariance of {summary['samples']} mini-batch gradients{batch} had λ₁ at most "

@@ -151,7 +151,7 @@ class Imbalance(Metric):
             definition=self.definition,
             reference=self.reference,
             notes=notes(header, chain, plan, summary, self.law_changes),
-            sentence=told,
+            sentence=told if len(steps) > 1 else None,
             salience=salience,
             options=self.options,
         )

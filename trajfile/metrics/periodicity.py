@@ -128,8 +128,8 @@ class Periodicity(InvarianceRule, Metric):
         steps = header.timeline_steps(SNAPSHOTS)
         if len(steps) < 2:
             return self._insufficient("two snapshots are needed")
-        if not np.isfinite(square).any():
-            return self._insufficient("no snapshot is finite")
+        if not (np.isfinite(square) & (square > 0)).any():
+            return self._insufficient("no snapshot is finite and not zero")
         shared = decay_between(header, steps), self._loss_factor(header, steps)
         signs = _signs(steps, square, across, moved, *shared)
         jumps = self._find(signs)

@@ -82,7 +82,8 @@ def regularity(measured: Measurements, source: UpdateSource, infimum: float) -> 
     # The direction of a displacement is known even where its scale, for want of η, is not.
     cos = source.sign * cosine(distance, square, inner)
     a, b = inner * scale, square * scale**2
-    gap = measured.header.scalar_at("loss", steps) - infimum
+    loss = measured.header.scalar_at("loss", steps)
+    gap = np.where(np.isfinite(loss), loss - infimum, np.nan)  # a/inf would be 0
     denominator = b / 2 + gap
     with np.errstate(divide="ignore", invalid="ignore"):
         gamma = np.where((distance > 0) & (b > 0) & (denominator > 0), a / denominator, np.nan)

@@ -160,8 +160,8 @@ class Sharpness(Metric):
         if not np.isfinite(path.secant).any() and name is None and exact is None:
             return self._result(
                 "insufficient",
-                "Curvature needs params and gradients at two common steps at least, with finite "
-                f"values; found {len(header.timeline_steps(PAIRED))} common steps.",
+                "Curvature needs params and gradients at two common steps or more, and params that "
+                f"moved, all finite; found {len(header.timeline_steps(PAIRED))} common steps.",
             )
         replayed = exact.replayed.steps if exact is not None else at[:0]
         everywhere = np.union1d(np.union1d(path.steps, at), replayed)
