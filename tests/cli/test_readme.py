@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run that the README's loop records, and the samples beside it."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "sample_data").symlink_to(ROOT / "sample_data")
@@ -47,11 +47,11 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command(
     line: str,
-    workplace: Path,
+    folder_of_runs: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(workplace)
+    monkeypatch.chdir(folder_of_runs)
     words = shlex.split(line.rpartition("&&")[2])[1:]
     with pytest.raises(SystemExit) as stopped:
         main(words)
@@ -62,8 +62,8 @@ def test_command(
         json.loads(out)
 
 
-def test_python_blocks(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_python_blocks(folder_of_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_of_runs)
     quickstart, *others = blocks("python")
     assert quickstart == (ROOT / "sample_data/quickstart.py").read_text()
     assert others
