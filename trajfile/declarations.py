@@ -161,32 +161,6 @@ def check_against_params(stream: StreamSpec, params: StreamSpec, step: int) -> N
             )
 
 
-def check_groups_known(manifest: Manifest, step: int) -> None:
-    """Check that groups name recorded tensors.
-
-    Args:
-        manifest: The manifest.
-        step: The step being appended, for messages.
-
-    Raises:
-        UnknownTensor: If a group names a tensor that ``params`` (without params: any stream)
-            does not hold.
-    """
-    params = manifest.by_name.get(PARAMS)
-    streams = manifest.streams if params is None else (params,)
-    known = {tensor.name for stream in streams for tensor in stream.tensors}
-    for group, names in manifest.groups.items():
-        for name in names:
-            if known and name not in known:
-                raise UnknownTensor(
-                    f"group {group!r} names tensor {name!r}, which is not among those recorded "
-                    f"at step {step} ({_some(sorted(known))})",
-                    step=step,
-                    stream=PARAMS,
-                    tensor=name,
-                )
-
-
 def _check_complete(stream: StreamSpec, found: Mapping[str, Outline], row: int, step: int) -> None:
     absent = [t.name for t in stream.tensors if t.name not in found and t.first_row <= row]
     if absent:

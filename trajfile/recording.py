@@ -17,7 +17,6 @@ from trajfile.containers.base import Array, Commit, Container, Rows
 from trajfile.declarations import (
     Outline,
     check_against_params,
-    check_groups_known,
     declared,
     slots_like_params,
     take_row,
@@ -198,7 +197,6 @@ class Recording:
         if first:
             slots = slots_like_params(manifest)
             manifest = msgspec.structs.replace(manifest, streams=(*manifest.streams, *slots))
-            check_groups_known(manifest, step)
         return _checked(manifest, step)
 
 

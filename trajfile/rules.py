@@ -60,7 +60,6 @@ _ERRORS = {
     "T031": "Steps increase within a stream; samples of a step count up from 0.",
     "T032": "Each row's step is the step of a commit.",
     "T033": "Steps of the scalars increase, each the step of a commit.",
-    "T034": "Groups name tensors of params.",
     "T035": "Other streams hold only tensors of params; gradients and updates in their shapes.",
     "T036": "What is stated of the optimizer has the stated types.",
     "T037": "What is stated of the gradients has the stated types and words.",
@@ -72,6 +71,7 @@ _REMARKS = {
     "T043": "Learning rates are finite and not negative.",
     "T044": "Scalars are finite.",
     "T045": "Tensors are finite.",
+    "T046": "Groups name tensors of params that joined by now.",
 }
 
 #: Every rule by its id.

@@ -20,6 +20,7 @@ from trajfile.schema import (
     ABSENT_BITS,
     GRADIENT_SAMPLES,
     GRADIENTS,
+    NOT_YET,
     PARAMS,
     UPDATES,
     Manifest,
@@ -109,12 +110,15 @@ def _manifest(manifest: Manifest) -> Iterator[Finding]:
         for stream in manifest.streams:
             yield from _against_params(stream, params)
     holders = manifest.streams if params is None else (params,)
-    known = {tensor.name for stream in holders for tensor in stream.tensors}
+    known = {t.name for stream in holders for t in stream.tensors if t.first_row != NOT_YET}
     for group, names in manifest.groups.items():
         unknown = [name for name in names if name not in known]
-        if unknown:
-            message = f"group {group!r} names {unknown[0]!r}, which is not recorded"
-            yield finding("T034", "/manifest", message, group=group, tensors=unknown)
+        if unknown and known:
+            message = (
+                f"group {group!r} names {unknown[0]!r}, which no snapshot holds: misspelt, unless "
+                "it joins later"
+            )
+            yield finding("T046", "/manifest", message, group=group, tensors=unknown)
     for problem in optimizer_problems(manifest.optimizer):
         yield finding("T036", "/manifest", problem)
     for problem in gradient_problems(manifest.gradient):

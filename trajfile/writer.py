@@ -79,7 +79,8 @@ class Writer:
             optimizer: ``name`` as PyTorch calls it, ``weight_decay``, ``decoupled_weight_decay``,
                 ``momentum``, ``nesterov``, ``betas``, ... When a file is continued, this and the
                 next three replace what it says, from the next append on, if given.
-            groups: Lists of tensor names: ``scale_invariant``, and ``layers`` in order.
+            groups: Lists of tensor names: ``scale_invariant``, and ``layers`` in order. A tensor
+                that joins later may be named too; `validate` remarks on those that never did.
             gradient: ``stage``: raw, scaled or clipped; ``source``: mini_batch or full_batch;
                 ``batch_size``, ``dataset_size``.
             metadata: Anything that JSON can hold.

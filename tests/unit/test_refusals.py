@@ -162,18 +162,6 @@ def test_declared_streams_must_speak_of_the_params(h5):
         assert not h5.exists()
 
 
-def test_groups_must_name_recorded_tensors(h5):
-    with (
-        trajfile.Writer(h5, groups={"layers": ["w", "v"]}) as writer,
-        pytest.raises(trajfile.UnknownTensor, match="group 'layers' names tensor 'v'"),
-    ):
-        writer.append(0, params=theta(0))
-    with trajfile.Writer(h5, groups={"layers": ["w", "b"]}) as writer:
-        writer.append(0, params=theta(0))
-    with trajfile.open(h5) as run:
-        assert run.manifest.groups == {"layers": ("w", "b")}
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

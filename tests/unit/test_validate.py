@@ -90,7 +90,7 @@ def test_a_sound_run_has_no_findings():
         ),
         (
             lambda: held(at(0), groups={"layers": ("w", "v")}),
-            *(["T034"], "/manifest", "'layers' names 'v'"),
+            *(["T046"], "/manifest", "'layers' names 'v'"),
         ),
         (
             lambda: held(at(0), {"params": (W,), "updates": (TensorSpec("v", (1,), "int8", 0),)}),

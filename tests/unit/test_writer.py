@@ -339,3 +339,16 @@ def test_ml_dtypes_needs_no_torch(h5):
     with trajfile.open(h5) as run:
         assert run.tensors("params")["w"].dtype == "bfloat16"
         assert "bfloat16" in EXTENDED
+
+
+def test_a_group_may_name_a_tensor_that_joins_later(path):
+    said = []
+    with trajfile.Writer(path, groups={"layers": ["w", "head"]}) as writer:
+        for step in range(4):
+            late = {"head": np.ones((2, 3), np.float32)} if step >= 2 else {}
+            writer.append(step, params=theta(step) | late, scalars={"learning_rate": 0.1})
+            said.append([(f.id, f.severity) for f in trajfile.validate(path)])
+    assert said == [[("T046", "warn")]] * 2 + [[]] * 2
+    with trajfile.open(path) as run:
+        assert run.manifest.groups == {"layers": ("w", "head")}
+        assert run.header().groups == {"layers": ("w", "head")}
