@@ -203,6 +203,7 @@ class Trajectory:
             groups=groups,
             gradient=self.manifest.gradient,
             metadata=self.manifest.metadata,
+            learning_rate=self.scalars.get("learning_rate"),
         )
 
     def close(self) -> None:

@@ -28,6 +28,8 @@ class Header:
         gradient: As in the manifest.
         metadata: As in the manifest.
         replay: Whether the user's loss is at hand, so that it can be asked beside the file.
+        learning_rate: The scalar of that name as in `scalars`, but of the whole run: a value
+            recorded before the selected part is in force in it. None: that of `scalars`.
     """
 
     steps: Mapping[str, NDArray[np.int64]]
@@ -38,6 +40,7 @@ class Header:
     gradient: Mapping[str, Any]
     metadata: Mapping[str, Any]
     replay: bool = False
+    learning_rate: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
 
     def has(self, *streams: str) -> bool:
         """Whether each of the streams has at least one selected row and tensor."""
@@ -89,8 +92,9 @@ class Header:
         Returns:
             float64, shape (n,); NaN where nothing is known.
         """
-        if "learning_rate" in self.scalars and len(self.scalars["learning_rate"][0]):
-            at, recorded = self.scalars["learning_rate"]
+        series = self.learning_rate or self.scalars.get("learning_rate")
+        if series is not None and len(series[0]):
+            at, recorded = series
             index = np.searchsorted(at, steps, side="right") - 1
             return np.where(index >= 0, recorded[np.maximum(index, 0)], np.nan)
         constant = self.optimizer.get("learning_rate", self.optimizer.get("lr"))
