@@ -19,6 +19,7 @@ from trajfile.replay.lanczos import Eigenpairs, top_eigenpairs
 from trajfile.replay.objective import Objective
 from trajfile.replay.point import differentiable, tensors_at, whole_steps
 from trajfile.replay.snapshots import visit
+from trajfile.replay.threads import choose_threads, threads_restored
 from trajfile.replay.trace import Trace, trace
 from trajfile.schema import PARAMS
 
@@ -62,7 +63,8 @@ def replay(
     if slots:
         steps = steps[steps > 0]  # before the first update v is zero, and P is no scale
     session = _Session(loss, trajectory, list(selected), need, capacity)
-    visit(len(steps), need.snapshots, lambda place: session.at(int(steps[place])))
+    with threads_restored():
+        visit(len(steps), need.snapshots, lambda place: session.at(int(steps[place])))
     return session.result()
 
 
@@ -156,6 +158,9 @@ class _Session:
         """Look at the loss once, at the first snapshot."""
         self.unused = objective.unused
         first, second = objective.value, objective.again()
+        if math.isfinite(first):
+            objective.product(objective.gradient)
+            choose_threads(lambda: objective.product(objective.gradient))
         if math.isfinite(first) and abs(first - second) > _REPEATABLE * max(abs(first), 1e-30):
             raise UsageError(
                 f"--replay {self.loss.name}: the loss at one point was {first:.9g} and then "
