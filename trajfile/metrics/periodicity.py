@@ -137,7 +137,8 @@ class Periodicity(InvarianceRule, Metric):
         distance, growth = signs.distance, signs.growth
         rate = header.learning_rate_at(steps)
         held = norm_is_held(square)
-        periodic, why = self._judge(header, steps, jumps, growth, rate, held)
+        unseen = self._unseen(header, steps, rate, bool(invariant.tensors))
+        periodic, why = self._judge(steps, jumps, growth, held, unseen)
         laws = laws_of(measured, invariant, square, growth, distance)
         summary = dict.fromkeys(_SUMMARY) | {
             "periodic": periodic,
@@ -162,7 +163,10 @@ class Periodicity(InvarianceRule, Metric):
             ],
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, invariant, steps, jumps, laws),
+            notes=[
+                *self._notes(header, invariant, steps, jumps, laws),
+                *([f"Whether jumps recur is undetermined: {why}."] * (periodic is None)),
+            ],
             sentence=jump_sentence(summary, bool(invariant.tensors)),
             salience=(0.9 if invariant.tensors else 0.6) if periodic else 0.3,
             options=self.options,
@@ -179,9 +183,9 @@ class Periodicity(InvarianceRule, Metric):
         return find_jumps(signs, self.delta, self.refractory, self.coverage, self.loss_spike)
 
     def _judge(
-        self, header: Header, steps: Steps, jumps: Jumps, growth: Float, rate: Float, held: bool
+        self, steps: Steps, jumps: Jumps, growth: Float, held: bool, unseen: str
     ) -> tuple[bool | None, str]:
-        """Whether the run is periodic, and the clause that says why."""
+        """Whether the run is periodic, and the clause that says why; `unseen` as of `_unseen`."""
         count = len(jumps.start)
         if jumps.method == "cosine" and jumps.turning > self.jump_part:
             return False, f"it turns by more than δ in {jumps.turning:.0%} of its steps"
@@ -190,9 +194,8 @@ class Periodicity(InvarianceRule, Metric):
                 return None, f"{len(steps)} snapshots are too few to tell"
             if jumps.method == "norm" and held:
                 return None, "the norm is held constant and shows no jump"
-            decay = header.weight_decay * np.where(np.isfinite(rate), rate, 0.0)[:-1]
-            if jumps.method == "norm" and (decay * np.diff(steps)).max() > self.hidden_decay:
-                return None, "the snapshots are too far apart to show a jump"
+            if jumps.method == "norm" and unseen:
+                return None, unseen
             return False, "there is no jump"
         if count < self.fewest_jumps:
             return None, f"at least {self.fewest_jumps} jumps are needed"
@@ -201,6 +204,20 @@ class Periodicity(InvarianceRule, Metric):
         if fallen.mean() < self.cycle_part:
             return None, f"the norm declines before only {fallen.mean():.0%} of the later jumps"
         return True, f"the norm declines before {int(fallen.sum())} of {count - 1} later jumps"
+
+    def _unseen(self, header: Header, steps: Steps, rate: Float, invariant: bool) -> str:
+        """Why the norms of sparse snapshots may hide a jump; empty if they show every one."""
+        if not invariant:
+            return "between snapshots the norm tells jumps of scale-invariant tensors alone"
+        if header.optimizer.get("weight_decay") is None:
+            return "the weight decay is not stated, so it may hide jumps between the snapshots"
+        if header.weight_decay == 0:
+            return ""  # at any learning rate the norm cannot fall back after a jump
+        if not np.isfinite(rate[:-1]).all():
+            return "the learning rate is unknown, so the decay may hide jumps between the snapshots"
+        decay = header.weight_decay * rate[:-1] * np.diff(steps)
+        too_far = decay.max() > self.hidden_decay
+        return "the snapshots are too far apart to show a jump" if too_far else ""
 
     def _per_tensor(
         self,

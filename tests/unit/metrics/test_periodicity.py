@@ -131,6 +131,32 @@ def test_snapshots_too_far_apart_leave_it_undetermined():
     assert run(few).summary["periodic"] is None
 
 
+@pytest.mark.parametrize(
+    ("rates", "optimizer", "groups", "periodic", "why"),
+    [
+        (None, sgd(0.001), INVARIANT, None, "learning rate is unknown"),
+        ([0.1] * 20 + [np.nan] * 20, sgd(0.001), INVARIANT, None, "learning rate is unknown"),
+        (0.1, None, INVARIANT, None, "weight decay is not stated"),
+        (None, None, INVARIANT, None, "weight decay is not stated"),
+        (None, sgd(0.0), INVARIANT, False, None),
+        (0.1, sgd(0.001), INVARIANT, False, None),
+        (0.1, sgd(0.001), {}, None, "scale-invariant tensors alone"),
+    ],
+)
+def test_sparse_snapshots_need_the_decay_to_exclude_jumps(rates, optimizer, groups, periodic, why):
+    thetas = np.linspace(1, 1.1, 40)[:, None] * np.array([[3.0, 4.0]])
+    sparse = toys.dense(
+        thetas, steps=np.arange(40) * 200, rates=rates, groups=groups, optimizer=optimizer
+    )
+    got = run(sparse)
+    assert got.summary["periodic"] is periodic
+    said = [note for note in got.notes if "undetermined" in note]
+    assert (why in said[0]) if why else not said
+    # At every step, each jump shows by itself, whatever the decay.
+    every = toys.dense(thetas, rates=rates, groups=groups, optimizer=optimizer)
+    assert run(every).summary["periodic"] is False
+
+
 def test_constant_turning_is_not_periodic():
     angles = np.arange(200) * 1.0
     thetas = np.stack([np.sin(angles), np.cos(angles)], axis=1)
