@@ -204,6 +204,14 @@ class Trajectory:
             gradient=self.manifest.gradient,
             metadata=self.manifest.metadata,
             learning_rate=self.scalars.get("learning_rate"),
+            joined={
+                name: {
+                    t.name: int(self._keys[name][0][t.first_row])
+                    for t in spec.tensors
+                    if 0 < t.first_row < len(self._keys[name][0])
+                }
+                for name, spec in streams.items()
+            },
         )
 
     def close(self) -> None:

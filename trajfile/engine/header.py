@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -28,6 +28,8 @@ class Header:
         gradient: As in the manifest.
         metadata: As in the manifest.
         replay: Whether the user's loss is at hand, so that it can be asked beside the file.
+        joined: For each stream the tensors that its first row does not hold, each with the step
+            of the first row that does.
         learning_rate: The scalar of that name as in `scalars`, but of the whole run: a value
             recorded before the selected part is in force in it. None: that of `scalars`.
     """
@@ -40,6 +42,7 @@ class Header:
     gradient: Mapping[str, Any]
     metadata: Mapping[str, Any]
     replay: bool = False
+    joined: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     learning_rate: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
 
     def has(self, *streams: str) -> bool:

@@ -14,6 +14,8 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.intervals import effective_windows, fraction_interval, stated
+from trajfile.metrics.late import late_note
+from trajfile.metrics.ranges import Count, Finite, Share, Step
 from trajfile.metrics.recorded_updates import UpdateSource, find_source
 from trajfile.metrics.regularity import (
     Bound,
@@ -75,14 +77,14 @@ class Alignment(Metric):
         "params; updates, else params of adjacent steps and scalar learning_rate; scalar loss"
     )
 
-    loss_infimum: float = 0.0
-    reference_step: int | None = None
-    tail: float = 0.95
-    misaligned_fraction: float = 0.25
-    aligned_fraction: float = 0.05
-    approach_fraction: float = 0.75
-    fewest_rows: int = 20
-    fewest_updates: int = 5
+    loss_infimum: Finite = 0.0
+    reference_step: Step | None = None
+    tail: Share = 0.95
+    misaligned_fraction: Share = 0.25
+    aligned_fraction: Share = 0.05
+    approach_fraction: Share = 0.75
+    fewest_rows: Count = 20
+    fewest_updates: Count = 5
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Inner products of θ_k - θ* with the updates."""
@@ -236,6 +238,7 @@ class Alignment(Metric):
         windows = effective_windows(found.cosine)
         notes = [
             *source.notes,
+            *late_note(header, "their distance to θ* and their updates count from there on."),
             f"Intervals are 95 %, for {windows:.0f} effective windows of the "
             f"{int(np.isfinite(found.cosine).sum())} updates (by the autocorrelation of their "
             "cosines); gamma_trajectory is the least of all rows and has none.",

@@ -13,6 +13,8 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row, Timeline
 from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
+from trajfile.metrics.late import joined_late, late_note
+from trajfile.metrics.ranges import Several
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP
 from trajfile.report import MetricResult, TensorResult, number, series
 from trajfile.schema import PARAMS
@@ -33,7 +35,7 @@ class Geometry(Metric):
         pca_rows: Most snapshots that enter the PCA, spread evenly over the run.
     """
 
-    pca_rows: int = 64
+    pca_rows: Several = 64
 
     id: ClassVar[str] = "geometry"
     title: ClassVar[str] = "shape of the trajectory"
@@ -55,8 +57,11 @@ class Geometry(Metric):
         """Norms of displacements, and a Gram matrix of at most `pca_rows` snapshots."""
         if not header.has(PARAMS):
             return Skipped("The trajectory's shape needs params.", PARAMS)
-        first = int(header.steps[PARAMS][0])
+        first = _start(header)
         cloud = self._cloud(first)
+        settled = (
+            {Inner(STEP, _from(first, SNAPSHOTS), (0, 1, 2))} if joined_late(header) else set()
+        )
         lags = range(len(header.timeline_steps(cloud.timeline)))
         return frozenset(
             {
@@ -66,25 +71,29 @@ class Geometry(Metric):
                 Inner(_from(first, _ENDS), _from(first, _ENDS), per_tensor=True),
                 Inner(cloud, cloud, tuple(lags)),
             }
+            | settled
         )
 
     def compute(self, measured: Measurements) -> MetricResult:
         """Distances, lengths and principal components."""
         header = measured.header
         steps = header.steps[PARAMS]
-        first = int(steps[0])
+        first = _start(header)
         offset = _from(first, SNAPSHOTS)
         away = np.sqrt(measured.inner(offset, offset))
-        squared = measured.inner(STEP, STEP)[:-1]
+        squared, turns = _steps(measured, first)
         moves = np.sqrt(squared)
         length = np.concatenate([[0.0], np.cumsum(moves)])
-        coarse = _every_other(moves, measured.inner(STEP, STEP, 1))
+        coarse = _every_other(moves, turns)
         stride = int(np.diff(steps).max(initial=1))
         at, axes, share = self._components(measured, first)
         walk = _random_walk(steps, squared, at) if len(share) else share
         distance, path = robust.last(away), robust.last(length)
         straightness = distance / path if path > 0 else None
-        notes = []
+        notes = late_note(
+            header,
+            "they are left out of all figures of the whole, which have no start to count from.",
+        )
         if stride > 1:
             notes.append(
                 f"Snapshots lie up to {stride} steps apart: the path length is that of the chords "
@@ -178,6 +187,24 @@ class Geometry(Metric):
                     }
                 )
         return told
+
+
+def _start(header: Header) -> int:
+    """The step that distances are counted from: that of the first selected tensor to exist."""
+    late = joined_late(header)
+    first = int(header.steps[PARAMS][0])
+    return min(late.values()) if late and len(late) == len(header.tensors[PARAMS]) else first
+
+
+def _steps(measured: Measurements, first: int) -> tuple[Float, Float]:
+    """‖s_i‖², shape (n - 1,), and ⟨s_i, s_{i+1}⟩, shape (n,), of tensors there from the start."""
+    # Products with o_i = θ_i - θ_first leave out those that joined late. That ‖s_i‖² is now a
+    # difference, ⟨s_i, o_{i+1}⟩ - ⟨s_i, o_i⟩, costs it ‖o_i‖/‖s_i‖ roundings of the pass.
+    if not joined_late(measured.header):
+        return measured.inner(STEP, STEP)[:-1], measured.inner(STEP, STEP, 1)
+    offset = _from(first, SNAPSHOTS)
+    here, after, beyond = (measured.inner(STEP, offset, lag) for lag in range(3))
+    return np.maximum(after - here, 0.0)[:-1], beyond - after
 
 
 def _from(first: int, timeline: Timeline) -> Row:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +19,14 @@ from trajfile.metrics.intervals import (
     median_interval,
     stated,
 )
-from trajfile.metrics.non_finite import NonFinite, find_non_finite, listed, non_finite_findings
+from trajfile.metrics.late import late_note
+from trajfile.metrics.non_finite import (
+    find_non_finite,
+    listed,
+    non_finite_findings,
+    non_finite_sentence,
+)
+from trajfile.metrics.ranges import Count, Positive
 from trajfile.metrics.robust import finite, first, last, mean, median
 from trajfile.metrics.snapshots import STEP, THETA, strides
 from trajfile.metrics.spikes import spike_factor
@@ -59,10 +65,10 @@ class Norms(Metric):
     reference: ClassVar[str] = "standard"
     ingredients: ClassVar[str] = "any of params, gradients, updates"
 
-    exploding_update: float = 1.0
-    gradient_spike: float = 100.0
-    spike_window: int = 50
-    fewest_updates: int = 3
+    exploding_update: Positive = 1.0
+    gradient_spike: Positive = 100.0
+    spike_window: Count = 50
+    fewest_updates: Count = 3
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """The squared norm of each row of each stream, and of each step between snapshots."""
@@ -85,9 +91,10 @@ class Norms(Metric):
         squares = {s: measured.inner(_row(s), _row(s)) for s in present}
         curves = {s: Series([], []) for s in (*_STREAMS, "relative_update")}
         curves |= {s: series(steps[s], np.sqrt(squares[s])) for s in present}
-        relative = np.empty(0)
+        moved = relative = np.empty(0)
         if "params" in present:
-            relative = _relative(squares["params"], measured.inner(STEP, STEP))
+            moved = measured.inner(STEP, STEP)
+            relative = _relative(squares["params"], moved)
             curves["relative_update"] = series(steps["params"][:-1], relative)
         per_tensor = _per_tensor(measured, present, self.fewest_updates)
         bad = find_non_finite(measured, [_row(stream) for stream in present])
@@ -118,7 +125,7 @@ class Norms(Metric):
             definition=self.definition,
             reference=self.reference,
             notes=_notes(measured, steps["params"], relative, self.fewest_updates),
-            sentence=_sentence(bad, summary),
+            sentence=non_finite_sentence(bad) or _sentence(moved, summary),
             salience=1.0 if bad else 0.1,
             options=self.options,
         )
@@ -126,11 +133,7 @@ class Norms(Metric):
     def _dead(self, measured: Measurements, per_tensor: dict[str, dict[str, Any]]) -> list[Finding]:
         """Tensors that no two recorded snapshots differ in."""
         params = measured.header.tensors.get("params", {})
-        dead = [
-            name
-            for name, values in per_tensor.items()
-            if values.get("moved") is False and params[name].size
-        ]
+        dead = [name for name, values in per_tensor.items() if values.get("moved") is False]
         if not dead:
             return []
         pushed = [name for name in dead if per_tensor[name].get("gradient_norm_mean")]
@@ -233,6 +236,7 @@ def _per_tensor(
             relative = _relative(square, moved[name])
             steps = moved[name][:-1]
             known = np.isfinite(square[:-1]) & np.isfinite(square[1:])
+            known &= measured.header.tensors["params"][name].size > 0  # what is empty cannot move
             results[name] = {
                 "norm_first": number(math.sqrt(first(square))),
                 "norm": number(math.sqrt(last(square))),
@@ -253,7 +257,9 @@ def _per_tensor(
 def _notes(
     measured: Measurements, steps: NDArray[np.int64], relative: Float, fewest: int
 ) -> list[str]:
-    notes = []
+    notes = late_note(
+        measured.header, "norms of the whole count them from there on and may jump where they join."
+    )
     known = len(finite(relative))
     if known >= fewest:
         notes.append(
@@ -277,9 +283,10 @@ def _notes(
     return notes
 
 
-def _sentence(bad: Sequence[NonFinite], summary: dict[str, Any]) -> str | None:
-    if bad:
-        return f"From step {bad[0].step} on, {bad[0].where} not finite."
+def _sentence(moved: Float, summary: dict[str, Any]) -> str | None:
+    known = finite(moved)
+    if len(known) and not known.any():
+        return "The parameters never moved."
     start, end = summary.get("params_first"), summary.get("params_last")
     if start is None or end is None or summary["relative_update_median"] is None:
         return None

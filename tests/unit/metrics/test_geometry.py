@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
+from tests.recorded import recorded
 from tests.twin import Dense, measure
+from trajfile.analyze import analyze
 from trajfile.metrics.base import Skipped
 from trajfile.metrics.geometry import Geometry
+from trajfile.reader import Trajectory
 
 
 def run(theta, steps=None, names=("a", "b")):
@@ -165,3 +168,49 @@ def test_a_run_that_never_moves():
     assert got.summary["straightness"] is None
     assert got.summary["random_walk_explained"] == []
     assert got.sentence is None
+
+
+def late_run():
+    """Sixty rows of two tensors, with a third that joins at the snapshot of step 50, row 25."""
+    theta = walk(rows=60)
+    dense = run(theta, steps=2 * np.arange(60))
+    rng = np.random.default_rng(3)
+    dense.arrays["params"]["head"] = np.cumsum(rng.standard_normal((60, 7)), axis=0)
+    dense.scalars["learning_rate"] = (np.array([0]), np.array([0.1]))
+    return theta, dense, {"params": {"head": 25}}
+
+
+def test_a_tensor_that_joins_late_is_left_out_of_all_totals():
+    theta, dense, late = late_run()
+    report = analyze(Trajectory(recorded(dense, late)), "geometry,norms,alignment")
+    got, alone = report.metrics["geometry"], result(run(theta, steps=2 * np.arange(60)))
+    for name, curve in alone.series.items():
+        assert got.series[name].value == pytest.approx(curve.value, rel=1e-9, abs=1e-9), name
+    for name, figure in alone.summary.items():
+        assert got.summary[name] == pytest.approx(figure, rel=1e-9), name
+    moves = np.linalg.norm(np.diff(dense.arrays["params"]["head"][25:], axis=0), axis=1)
+    head = got.per_tensor["head"].summary
+    assert head["path_length_last"] == pytest.approx(moves.sum())
+    assert head["distance_last"] is None
+    for metric in ("geometry", "norms", "alignment"):
+        said = [n for n in report.metrics[metric].notes if "joined" in n]
+        assert len(said) == 1, metric
+        assert said[0].startswith("1 tensor joined at step 50: head; "), metric
+
+
+def test_only_what_joins_within_the_selection_is_late():
+    _, dense, late = late_run()
+    got = analyze(Trajectory(recorded(dense, late)), "geometry", steps="60:")
+    theta = np.concatenate(list(dense.arrays["params"].values()), axis=1)[30:]
+    geometry = got.metrics["geometry"]
+    assert geometry.summary["distance_last"] == pytest.approx(np.linalg.norm(theta[-1] - theta[0]))
+    assert not any("joined" in note for note in geometry.notes)
+
+
+def test_a_late_tensor_alone_counts_from_where_it_joined():
+    _, dense, late = late_run()
+    got = analyze(Trajectory(recorded(dense, late)), "geometry", params="head").metrics["geometry"]
+    head = dense.arrays["params"]["head"][25:]
+    assert got.summary["distance_last"] == pytest.approx(np.linalg.norm(head[-1] - head[0]))
+    moves = np.linalg.norm(np.diff(head, axis=0), axis=1)
+    assert got.summary["path_length_last"] == pytest.approx(moves.sum())
