@@ -124,7 +124,12 @@ def _grams(dense: Dense, need: SampleGram) -> SampleGrams:
         mean = g.mean(axis=0)
         grams.append((g - mean) @ (g - mean).T)
         means.append(float(mean @ mean))
-    return SampleGrams(steps, tuple(grams), np.asarray(means))
+    tensors = {}
+    for name, values in dense.arrays[need.stream].items():
+        own = np.asarray(values, np.float64).reshape(len(values), -1)
+        parts = [own[all_steps == step] for step in steps]
+        tensors[name] = np.array([np.square(g - g.mean(axis=0)).sum() for g in parts])
+    return SampleGrams(steps, tuple(grams), np.asarray(means), tensors)
 
 
 def _layers(dense: Dense, header: Header, need: LayerPair) -> LayerBalance:

@@ -85,6 +85,8 @@ def agree(found, expected, rtol=1e-11):
                 )
     for need, grams in expected.sample_grams.items():
         close(found.sample_grams[need].mean_norm_squared, grams.mean_norm_squared)
+        for name, trace in found.sample_grams[need].tensors.items():
+            close(trace, grams.tensors[name])
         for a, b in zip(found.sample_grams[need].grams, grams.grams, strict=True):
             close(a, b)
     for need, balance in expected.layer_balances.items():

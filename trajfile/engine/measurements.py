@@ -58,11 +58,14 @@ class SampleGrams:
         steps: Steps with samples, int64, shape (n,).
         grams: For each step an array of shape (L, L), float64: <g_i - m, g_j - m>, m the mean.
         mean_norm_squared: ||m||^2 at each step, float64, shape (n,).
+        tensors: For each tensor sum_i ||g_i - m||^2 over its own coordinates, the part it has in
+            the Gram's trace, float64, shape (n,); empty if per-tensor sums were not kept.
     """
 
     steps: NDArray[np.int64]
     grams: tuple[Float, ...]
     mean_norm_squared: Float
+    tensors: Mapping[str, Float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

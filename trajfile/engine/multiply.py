@@ -237,6 +237,13 @@ class Worker:
             gram = (samples @ samples.T).to(torch.float64)
             self.sums.grams[number] += gram if gram.is_cuda else gram.numpy()
             self.sums.means[number] += self.machine.row_dots(mean, mean)[0]
+            if self.plan.per_tensor:
+                for tensor, a, b in _pieces(region, columns):
+                    own = samples[:, a - columns[0] : b - columns[0]]
+                    if tensor not in self.sums.traces:
+                        shape = (len(self.sums.grams),)
+                        self.sums.traces[tensor] = self.machine.zeros(shape)
+                    self.sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
             self.used = used
 
 

@@ -259,6 +259,9 @@ def _total_bytes(header: Header, rows: RowNeeds, workers: int) -> int:
 def _tensor_bytes(header: Header, rows: RowNeeds) -> int:
     """Bytes of the sums of single tensors."""
     total = 0
+    if rows.samples:
+        steps = len(np.unique(header.steps[GRADIENT_SAMPLES]))
+        total += 8 * steps * len(header.tensors[GRADIENT_SAMPLES])
     for pair in rows.pairs:
         tracks = [rows.tracks[rows.sequences[side].track] for side in (pair.left, pair.right)]
         left, right = (header.tensors[track.stream] for track in tracks)

@@ -8,7 +8,7 @@ machines, all rest on this alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,13 @@ class Sums:
         bands: One for each pair.
         grams: For each step with gradient samples, the centred Gram, float64, (L, L).
         means: ||mean||^2 at each of these steps, float64, shape (steps,).
+        traces: Each tensor's part of the Grams' traces, float64, shape (steps,).
     """
 
     bands: list[BandSum]
     grams: list[Sum]
     means: Sum
+    traces: dict[str, Sum] = field(default_factory=dict)
 
     def merge(self, other: Sums) -> None:
         """Add the sums over other columns."""
@@ -66,11 +68,16 @@ class Sums:
         for gram, added in zip(self.grams, other.grams, strict=True):
             gram += added
         self.means += other.means
+        for name, values in other.traces.items():
+            if name in self.traces:
+                self.traces[name] += values
+            else:
+                self.traces[name] = values
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        held = [self.means, *self.grams]
+        held = [self.means, *self.grams, *self.traces.values()]
         for band in self.bands:
             held += [band.total, *band.tensors.values()]
         return sum(tensor.nbytes for tensor in held)
@@ -119,7 +126,8 @@ def conclude(plan: Plan, sums: Sums) -> Measurements:
     if rows.samples:
         steps = np.unique(header.steps[GRADIENT_SAMPLES])
         squares = tuple(_on_host(gram) for gram in sums.grams)
-        grams[SampleGram()] = SampleGrams(steps, squares, _on_host(sums.means))
+        traces = {name: _on_host(sums.traces[name]) for name in sums.traces}
+        grams[SampleGram()] = SampleGrams(steps, squares, _on_host(sums.means), traces)
     return Measurements(
         header=header,
         bands={

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
-from trajfile.engine.measurements import Measurements
+from trajfile.engine.measurements import Measurements, SampleGrams
 from trajfile.engine.needs import Need, SampleGram
 from trajfile.errors import UsageError
 from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.break_even import BreakEven, find_break_even
 from trajfile.metrics.covariance import Spectrum, spectrum
-from trajfile.report import Finding, MetricResult, number, series
+from trajfile.metrics.ranges import Count, Factor, NotNegative, Several, Share
+from trajfile.report import Finding, MetricResult, TensorResult, number, series
 from trajfile.schema import GRADIENT_SAMPLES
 
 Float = NDArray[np.float64]
@@ -44,13 +45,13 @@ class GradientNoise(Metric):
     """
 
     divisor: Literal["L", "L-1"] = "L"
-    rank_tolerance: float = 1e-10
-    fewest_samples: int = 4
-    stands_out: float = 2.0
-    stretch: int = 3
-    penalty: float = 3.0
-    rise: float = 1.25
-    fewest_steps: int = 8
+    rank_tolerance: Share = 1e-10
+    fewest_samples: Several = 4
+    stands_out: Factor = 2.0
+    stretch: Count = 3
+    penalty: NotNegative = 3.0
+    rise: Factor = 1.25
+    fewest_steps: Count = 8
 
     def __post_init__(self) -> None:
         """Refuse a divisor that is not one of the two.
@@ -172,6 +173,7 @@ class GradientNoise(Metric):
             "ok",
             summary=summary,
             series={name: series(steps, values) for name, values in shown.items()},
+            per_tensor=_shares(grams),
             findings=_findings(summary, found),
             definition=self.definition,
             reference=self.reference,
@@ -283,3 +285,21 @@ def _sentence(summary: dict[str, Any]) -> str | None:
             f"near step {summary['break_even_step']}"
         )
     return told + "."
+
+
+def _shares(grams: SampleGrams) -> dict[str, TensorResult]:
+    """Each tensor's part of the trace of the covariance; the parts add up to one."""
+    whole = np.array([np.trace(gram) for gram in grams.grams])
+    shares = {
+        name: np.divide(own, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+        for name, own in grams.tensors.items()
+    }
+    return {
+        name: TensorResult(
+            {
+                "trace_share_median": number(robust.median(share)),
+                "trace_share_last": number(robust.last(share)),
+            }
+        )
+        for name, share in shares.items()
+    }

@@ -225,3 +225,18 @@ def test_without_samples_or_with_scaled_ones_it_is_skipped():
 def test_a_wrong_divisor_is_refused():
     with pytest.raises(UsageError, match="'L' or 'L-1'"):
         GradientNoise(divisor="n")
+
+
+def test_each_tensor_has_its_share_of_the_trace():
+    rng = np.random.default_rng(3)
+    given = {"a": rng.normal(size=(12, 3)), "b": 2 * rng.normal(size=(12, 2, 2))}
+    dense = Dense({"gradient_samples": np.repeat([0, 5, 9], 4)}, {"gradient_samples": given})
+    metric = GradientNoise()
+    got = metric.compute(measure(dense, metric.needs(dense.header)))
+
+    def scatter(rows):
+        return sum(np.square(g - g.mean(axis=0)).sum() for g in np.split(rows, 3)[-1:])
+
+    a, b = scatter(given["a"]), scatter(given["b"])
+    shares = {name: one.summary["trace_share_last"] for name, one in got.per_tensor.items()}
+    assert shares == pytest.approx({"a": a / (a + b), "b": b / (a + b)}, rel=1e-12)
