@@ -1,4 +1,4 @@
-"""The first recorded value that is NaN or infinite, and where it lies."""
+"""Recorded values that are NaN or infinite: where the first lies, and whether they last."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Row
@@ -17,28 +18,47 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class NonFinite:
-    """Where a stream first holds a value that is not finite.
+    """Where a stream holds values that are not finite.
 
     Attributes:
-        step: The step of the row.
+        step: The step of the first such row.
         stream: The stream, or ``loss``.
-        tensors: The tensors at fault; empty if single tensors were not measured.
+        rows: How many rows hold such a value.
+        of: How many rows there are.
+        end: The step from which on every row to the last does; None if the last is finite.
+        tensors: The tensors at fault in the first; empty if single tensors were not measured.
     """
 
     step: int
     stream: str
+    rows: int
+    of: int
+    end: int | None
     tensors: tuple[str, ...] = ()
+
+    @property
+    def when(self) -> str:
+        """When that is, at the start of a sentence."""
+        if self.rows == 1:
+            return f"At step {self.step}"
+        if self.end == self.step:
+            return f"From step {self.step} on"
+        until = "" if self.end is None else f", and at all from step {self.end} on"
+        return f"At {self.rows} of {self.of} recorded steps, first at step {self.step}{until}"
 
     @property
     def where(self) -> str:
         """The subject and verb of a sentence that ends in what is wrong."""
-        if self.stream == "loss":
-            return "the loss is"
-        return f"the {self.stream}" + (f" of {listed(self.tensors)}" * bool(self.tensors)) + " are"
+        return self.what + (" is" if self.stream == "loss" else " are")
+
+    @property
+    def what(self) -> str:
+        """The stream with the tensors at fault."""
+        return f"the {self.stream}" + (f" of {listed(self.tensors)}" * bool(self.tensors))
 
 
 def find_non_finite(measured: Measurements, rows: Iterable[Row]) -> list[NonFinite]:
-    """The first non-finite row of each stream, and of the loss.
+    """The non-finite rows of each stream, and of the loss.
 
     A squared norm is finite if and only if every element is, save for elements whose squares
     overflow the precision of the products.
@@ -53,9 +73,9 @@ def find_non_finite(measured: Measurements, rows: Iterable[Row]) -> list[NonFini
     header = measured.header
     found = []
     for row in rows:
-        bad = np.flatnonzero(~np.isfinite(measured.inner(row, row)))
-        if len(bad):
-            k = int(bad[0])
+        bad = ~np.isfinite(measured.inner(row, row))
+        if bad.any():
+            k = int(np.argmax(bad))
             specs = header.tensors[row.stream]
             # A tensor that joins later is NaN before it does, and not at fault for it.
             tensors = tuple(
@@ -64,14 +84,29 @@ def find_non_finite(measured: Measurements, rows: Iterable[Row]) -> list[NonFini
                 if not np.isfinite(squares[k])
                 and (specs[name].first_row == 0 or np.isfinite(squares[:k]).any())
             )
-            step = int(header.timeline_steps(row.timeline)[k])
-            found.append(NonFinite(step, row.stream, tensors))
+            found.append(_extent(header.timeline_steps(row.timeline), row.stream, bad, tensors))
     if "loss" in header.scalars:
         steps, loss = header.scalars["loss"]
-        bad = np.flatnonzero(~np.isfinite(loss))  # a header holds what was recorded, NaN included
-        if len(bad):
-            found.append(NonFinite(int(steps[bad[0]]), "loss"))
+        bad = ~np.isfinite(loss)  # a header holds what was recorded, NaN included
+        if bad.any():
+            found.append(_extent(steps, "loss", bad))
     return sorted(found, key=lambda entry: entry.step)
+
+
+def _extent(
+    steps: NDArray[np.int64], stream: str, bad: NDArray[np.bool_], tensors: tuple[str, ...] = ()
+) -> NonFinite:
+    """Which rows of a stream are bad, of which one at least is."""
+    good = np.flatnonzero(~bad)
+    lasting = int(good[-1]) + 1 if len(good) else 0
+    return NonFinite(
+        int(steps[np.argmax(bad)]),
+        stream,
+        int(bad.sum()),
+        len(bad),
+        int(steps[lasting]) if lasting < len(bad) else None,
+        tensors,
+    )
 
 
 def non_finite_findings(found: Sequence[NonFinite]) -> list[Finding]:
@@ -90,9 +125,29 @@ def non_finite_findings(found: Sequence[NonFinite]) -> list[Finding]:
                 "tensors": list(first.tensors),
                 "streams": [entry.stream for entry in found],
                 "first_steps": [entry.step for entry in found],
+                "non_finite_rows": [entry.rows for entry in found],
+                "rows": [entry.of for entry in found],
+                "last_row_finite": [entry.end is None for entry in found],
             },
         )
     ]
+
+
+def non_finite_sentence(found: Sequence[NonFinite]) -> str | None:
+    """What is not finite and when: params that never recover before what came first.
+
+    Args:
+        found: As from `find_non_finite`.
+
+    Returns:
+        The sentence; None if everything is finite.
+    """
+    if not found:
+        return None
+    lost = [entry for entry in found if entry.stream == "params" and entry.end is not None]
+    lead = (lost or found)[0]
+    before = "" if lead is found[0] else f", after {found[0].what} at step {found[0].step}"
+    return f"{lead.when}, {lead.where} not finite{before}."
 
 
 def listed(names: Sequence[str]) -> str:

@@ -250,6 +250,13 @@ def test_a_step_that_never_moved_does_not_count_as_pointing_away():
     assert got.summary["violated_fraction"] == 0
 
 
+def test_a_run_that_never_moves_has_nothing_to_align():
+    still = np.ones((40, 3))
+    got = run(toys.dense(still, 0 * still, losses=np.ones(40), rates=0.0))
+    assert got.status == "insufficient"
+    assert got.reason == "0 usable updates cannot tell; 5 are needed"
+
+
 def noisy_descent(noise, steps=200, seed=0):
     """Descent towards 0 from afar with recorded updates g + noise; γ about the optimum is known."""
     rng = np.random.default_rng(seed)

@@ -83,11 +83,34 @@ def test_the_first_non_finite_value_is_named():
         "tensors": ["b"],
         "streams": ["gradients", "params"],
         "first_steps": [7, 8],
+        "non_finite_rows": [1, 4],
+        "rows": [12, 12],
+        "last_row_finite": [True, False],
     }
+    # The gradients recover, the params never do.
+    assert got.sentence == (
+        "From step 8 on, the params of a are not finite, after the gradients of b at step 7."
+    )
     assert "gradients of b are NaN or infinite" in finding.message
     assert got.salience == 1.0
     assert got.series["params"].value[8:] == [None] * 4
     assert got.summary["params_last"] is not None
+
+
+@pytest.mark.parametrize(
+    ("rows", "when"),
+    [
+        ([4], "At step 4,"),
+        ([11], "At step 11,"),
+        ([4, 6, 9], "At 3 of 12 recorded steps, first at step 4,"),
+        ([4, 10, 11], "At 3 of 12 recorded steps, first at step 4, and at all from step 10 on,"),
+        (range(4, 12), "From step 4 on,"),
+    ],
+)
+def test_what_recovers_is_not_said_to_last(rows, when):
+    dense = random_dense()
+    dense.arrays["gradients"]["b"][list(rows)] = np.nan
+    assert run(dense).sentence == f"{when} the gradients of b are not finite."
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -109,6 +132,21 @@ def test_tensors_that_never_move_are_reported_with_what_is_known():
     assert finding.evidence == {"tensors": ["a", "b"], "with_gradients": ["a"]}
     assert got.per_tensor["a"].summary["moved"] is False
     assert got.per_tensor["s"].summary["moved"] is True
+
+
+def test_a_frozen_run_never_moved_and_a_tensor_without_elements_cannot():
+    dense = random_dense()
+    dense.arrays["params"]["empty"] = np.empty((12, 0, 4))
+    moving = run(dense)
+    assert moving.per_tensor["empty"].summary["moved"] is None
+    assert "norms.dead_tensor" not in {f.id for f in moving.findings}
+    assert "never moved" not in moving.sentence
+    for values in dense.arrays["params"].values():
+        values[:] = values[:1]
+    frozen = run(dense)
+    assert frozen.sentence == "The parameters never moved."
+    (finding,) = [f for f in frozen.findings if f.id == "norms.dead_tensor"]
+    assert finding.evidence["tensors"] == ["a", "b", "s"]
 
 
 def test_exploding_updates_and_gradient_spikes():
