@@ -31,19 +31,19 @@ class FormatError(TrajfileError):
         self.rule = rule
 
 
-class NotATrajectory(FormatError):  # noqa: N818 - the name states the finding
+class NotATrajectory(FormatError):
     """Missing, or some other program's file."""
 
 
-class UnsupportedVersion(FormatError):  # noqa: N818
+class UnsupportedVersion(FormatError):
     """A newer major version, or a required feature this version does not know."""
 
 
-class Damaged(FormatError):  # noqa: N818
+class Damaged(FormatError):
     """A trajectory whose bytes contradict its checksums or its own records."""
 
 
-class Unsafe(FormatError):  # noqa: N818
+class Unsafe(FormatError):
     """Holds a construct that a safe reader must not follow."""
 
 
@@ -65,27 +65,27 @@ class RecordError(TrajfileError, ValueError):
         self.tensor = tensor
 
 
-class StepOrder(RecordError):  # noqa: N818
+class StepOrder(RecordError):
     """A step that does not increase within its stream."""
 
 
-class ShapeMismatch(RecordError):  # noqa: N818
+class ShapeMismatch(RecordError):
     """A shape or dtype other than the one declared for the tensor."""
 
 
-class UnknownTensor(RecordError):  # noqa: N818
+class UnknownTensor(RecordError):
     """A tensor that the trajectory's parameters do not hold."""
 
 
-class MissingTensor(RecordError):  # noqa: N818
+class MissingTensor(RecordError):
     """A declared tensor is absent from the row."""
 
 
-class UndeclaredStream(RecordError):  # noqa: N818
+class UndeclaredStream(RecordError):
     """A stream that was not declared before the first commit."""
 
 
-class MissingStream(TrajfileError):  # noqa: N818
+class MissingStream(TrajfileError):
     """A metric asked for by name needs a stream that the file does not hold.
 
     Attributes:
