@@ -14,6 +14,7 @@ import numpy as np
 from h5py import h5d, h5p, h5s, h5z
 
 from trajfile.containers.full_disk import full_disk_as_resource_error
+from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_open import (
     check_links,
     cut_short,
@@ -73,7 +74,8 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
     try:
         identity = read_identity(file)
         check_identity(identity, path)
-        check_links(file, path)
+        with failures_as_damage(path):
+            check_links(file, path)
         if not writable:
             return Journal(Hdf5Store(file, path, identity), writable=False, power=False)
     except BaseException:
@@ -100,7 +102,7 @@ def read_identity(file: h5py.File) -> Attributes:
     for name in ("format", "format_version", "uuid", "requires", "uses"):
         try:
             value = file.attrs[name]
-        except (KeyError, OSError, TypeError, ValueError, RuntimeError):
+        except LIBRARY_FAILURES:
             continue
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")

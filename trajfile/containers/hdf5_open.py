@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o, h5z
+from h5py import h5d, h5g, h5l, h5z
 
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.regular import open_regular
@@ -110,8 +110,8 @@ def open_for_reading(path: Path) -> h5py.File:
         )
     try:
         return h5py.File(path, "r", swmr=superblock.swmr)
-    except OSError as error:
-        cut_short(path, str(error), error)
+    except (OSError, RuntimeError) as error:
+        cut_short(path, " ".join(str(error).split()), error)
 
 
 def check_links(file: h5py.File, path: Path) -> None:
@@ -121,18 +121,20 @@ def check_links(file: h5py.File, path: Path) -> None:
         file: The open file.
         path: Where it lies.
     """
-    pending, seen = [("/", file.id)], {h5o.get_info(file.id).addr}
+    # Not h5o.get_info: it sums up the chunk index of every array, and damage there ends in a
+    # segmentation fault within the library.
+    pending, seen = [("/", file.id)], {h5g.get_objinfo(file.id, b".").objno}
     while pending:
         prefix, group = pending.pop()
         for raw in list(h5g.GroupIter(group)):
             place = prefix + raw.decode("utf-8", "backslashreplace")
             if group.links.get_info(raw).type != h5l.TYPE_HARD:
                 _refuse(path, place, "is a soft or external link", "T013")
-            info = h5o.get_info(group, raw)
-            if info.addr in seen or len(seen) >= _MAX_OBJECTS:
+            info = h5g.get_objinfo(group, raw)
+            if info.objno in seen or len(seen) >= _MAX_OBJECTS:
                 _refuse(path, place, "is linked twice, or there are too many", "T013")
-            seen.add(info.addr)
-            if info.type == h5o.TYPE_GROUP:
+            seen.add(info.objno)
+            if info.type == h5g.GROUP:
                 pending.append((place + "/", h5g.open(group, raw)))
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
 from trajfile.containers.full_disk import full_disk_as_resource_error
+from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_lanes import Lane, in_memory, select
 from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
@@ -68,19 +69,25 @@ class Hdf5Store:
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
         for spec in specs:
-            self._check(spec)
-            if spec.lane and joined_key(spec.key) in self._file:
-                self._lanes[spec.key] = self._dataset(spec.key).shape[1]
-                self._check(replace(spec, key=joined_key(spec.key), columns=0))
-            if spec.columns is not None and self.columns(spec.key) < spec.columns:
-                raise self._wrong(spec.key, f"has fewer than {spec.columns} columns")
+            with failures_as_damage(self._path, f"/{spec.key}"):
+                self._check(spec)
+                if spec.lane and joined_key(spec.key) in self._file:
+                    self._lanes[spec.key] = self._dataset(spec.key).shape[1]
+                    self._check(replace(spec, key=joined_key(spec.key), columns=0))
+                if spec.columns is not None and self.columns(spec.key) < spec.columns:
+                    raise self._wrong(spec.key, f"has fewer than {spec.columns} columns")
 
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
-        return sum(int(self._dataset(part).shape[1]) for part in self._parts(key))
+        with failures_as_damage(self._path, f"/{key}"):
+            return sum(int(self._dataset(part).shape[1]) for part in self._parts(key))
 
     def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
         """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
+        with failures_as_damage(self._path, f"/{key}", "T012"):
+            return self._load(key, count)
+
+    def _load(self, key: str, count: int | None) -> NDArray[np.generic]:
         dataset = self._dataset(key)
         shape = dataset.shape
         rows = shape[0] if count is None else count
@@ -101,10 +108,7 @@ class Hdf5Store:
         out = np.empty(wanted, dtype)
         if out.size:
             space = select(dataset, tuple(slice(0, n) for n in wanted))
-            try:
-                dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
-            except (OSError, RuntimeError) as error:
-                raise self._damaged(key, "the table cannot be read", "T012") from error
+            dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
         return out
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
@@ -124,7 +128,8 @@ class Hdf5Store:
         bits = bits_of(out)
         for part, inside, outside in self._split(key, columns):
             if out.size and inside.stop > inside.start:
-                self._readers[part].read(rows, inside, bits, outside.start)
+                with failures_as_damage(self._path, f"/{part}", "T012"):
+                    self._readers[part].read(rows, inside, bits, outside.start)
 
     def write(self, key: str, start: int, values: Array) -> None:
         """Write whole rows from row ``start`` on."""
@@ -150,8 +155,10 @@ class Hdf5Store:
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on."""
         for part in self._parts(key):
-            dataset = self._dataset(part)
-            if dataset.shape[0] > rows:
+            with failures_as_damage(self._path, f"/{part}"):
+                dataset = self._dataset(part)
+                present = dataset.shape[0]
+            if present > rows:
                 with self._writing():
                     dataset.set_extent((rows, *dataset.shape[1:]))
 
@@ -212,7 +219,7 @@ class Hdf5Store:
                 access.set_chunk_cache(0, 0, 0.0)  # a chunk is read or written whole, once
             try:
                 dataset = h5d.open(self._file.id, key.encode(), access)
-            except (KeyError, OSError, ValueError, RuntimeError) as error:
+            except LIBRARY_FAILURES as error:
                 raise self._wrong(key, "is missing") from error
             self._filters[key] = check_storage(dataset, self._path, f"/{key}")
             if self._file.swmr_mode and not self._writable:
