@@ -116,6 +116,36 @@ def check_statement(value: Mapping[str, Any] | None, where: str) -> dict[str, An
     return plain
 
 
+def extend_statement(
+    recorded: Mapping[str, Any], stated: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """What a file says once more is stated, which must hold for the rows already there too.
+
+    Args:
+        recorded: What the file says.
+        stated: What is stated now, as `check_statement` or `check_groups` return it.
+        where: ``optimizer``, ``groups`` or ``gradient``, for messages.
+
+    Returns:
+        Both together. A key that the file leaves open (None) counts as not recorded.
+
+    Raises:
+        UsageError: If the two differ in a key.
+    """
+    for key, value in stated.items():
+        before = recorded.get(key)
+        if before is not None and before != value:
+            raise UsageError(
+                f"{where}[{key!r}] is recorded as {_shown(before)}, and {_shown(value)} would "
+                "contradict it for the rows already there: omit it, or start a new file"
+            )
+    return {**recorded, **stated}
+
+
+def _shown(value: object) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)
+
+
 def _mapping(value: Mapping[str, Any] | None, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}

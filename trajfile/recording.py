@@ -24,6 +24,7 @@ from trajfile.declarations import (
 from trajfile.dtypes import ITEM_SIZES, bits_dtype, bits_of, dtype_name, numpy_dtype
 from trajfile.errors import RecordError, StepOrder, UndeclaredStream
 from trajfile.intake import Given, is_empty, named_arrays, named_numbers, sample_count, step_number
+from trajfile.provenance import extend_statement
 from trajfile.schema import (
     GRADIENT_SAMPLES,
     PARAMS,
@@ -58,19 +59,22 @@ class Recording:
 
         Args:
             container: The trajectory.
-            stated: What is now said of the run. Where it says anything on the optimizer, the
-                groups, the gradients or the metadata, that replaces what the file says, with
-                the next append.
+            stated: What is now said of the run, for the next append to write. On the optimizer,
+                the groups and the gradients it adds to what the file says; metadata, if any,
+                take the place of those in the file.
 
         Returns:
             The recording.
+
+        Raises:
+            UsageError: If it contradicts what the file says.
         """
         written = container.manifest()
         manifest = msgspec.structs.replace(
             written,
-            optimizer=stated.optimizer or written.optimizer,
-            groups=stated.groups or written.groups,
-            gradient=stated.gradient or written.gradient,
+            optimizer=extend_statement(written.optimizer, stated.optimizer, "optimizer"),
+            groups=extend_statement(written.groups, stated.groups, "groups"),
+            gradient=extend_statement(written.gradient, stated.gradient, "gradient"),
             metadata=stated.metadata or written.metadata,
         )
         last = {name: container.keys(name)[0][-1:] for name in written.by_name}

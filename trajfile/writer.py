@@ -78,17 +78,20 @@ class Writer:
                 forced to the disk as well.
             optimizer: ``name`` as PyTorch calls it, ``weight_decay``, ``decoupled_weight_decay``,
                 ``momentum``, ``nesterov``, ``betas``, ... When a file is continued, this and the
-                next three replace what it says, from the next append on, if given.
+                next two may repeat what it says or add keys, for the old rows as for the new,
+                but not contradict it; they are written with the next append.
             groups: Lists of tensor names: ``scale_invariant``, and ``layers`` in order. A tensor
                 that joins later may be named too; `validate` remarks on those that never did.
             gradient: ``stage``: raw, scaled or clipped; ``source``: mini_batch or full_batch;
                 ``batch_size``, ``dataset_size``.
-            metadata: Anything that JSON can hold.
+            metadata: Anything that JSON can hold; if given, it replaces that of a file that is
+                continued, with the next append.
             background: Whether `append` returns once the step is queued and a thread commits it.
             queue_bytes: Bound in bytes on what is queued; a larger single step passes alone.
 
         Raises:
-            UsageError: If an argument is not one of these, or the path is taken or unusable.
+            UsageError: If an argument is not one of these or contradicts the file that is
+                continued, or the path is taken or unusable.
         """
         self.path = Path(path)
         self._closed = False
@@ -119,7 +122,11 @@ class Writer:
             raise UsageError(f"{self.path.parent} is not a folder: create it first")
         if taken and mode == "a":
             self._container = open_container(self.path, writable=True, durability=durability)
-            self._recording = Recording.resume(self._container, stated)
+            try:
+                self._recording = Recording.resume(self._container, stated)
+            except BaseException:
+                self._container.close()  # let go of the file, so that a next try can have it
+                raise
         else:
             self._recording = Recording(stated)
         self._replace = taken and mode == "w"

@@ -249,6 +249,57 @@ def test_mode_w_takes_an_empty_place(suffix, tmp_path):
         assert len(run["params"]["w"]) == 1
 
 
+RECORDED = {
+    "optimizer": {"name": "SGD", "momentum": 0.9, "betas": [0.5, 0.9]},
+    "groups": {"layers": ["w"]},
+    "gradient": {"stage": "raw", "batch_size": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "stated", "key", "words"),
+    [
+        ("optimizer", {"name": "Adam"}, "name", "recorded as 'SGD', and 'Adam'"),
+        ("optimizer", {"name": "SGD", "momentum": 0.0}, "momentum", "as 0.9, and 0.0"),
+        ("optimizer", {"betas": (0.5, 0.99)}, "betas", "as [0.5, 0.9], and [0.5, 0.99]"),
+        ("groups", {"layers": ["w", "v"]}, "layers", "as ['w'], and ['w', 'v']"),
+        ("gradient", {"source": "full_batch", "stage": "scaled"}, "stage", "as 'raw', and 'sc"),
+    ],
+)
+def test_mode_a_refuses_to_contradict_the_rows_already_there(path, where, stated, key, words):
+    with trajfile.Writer(path, **RECORDED) as writer:
+        writer.append(0, params=theta(0))
+    with pytest.raises(trajfile.UsageError) as caught:
+        trajfile.Writer(path, "a", **{where: stated})
+    message = str(caught.value)
+    assert message.startswith(f"{where}[{key!r}] is ")
+    assert words in message
+    assert "omit it, or start a new file" in message
+    with trajfile.Writer(path, "a") as writer:  # the refusal has let go of the file
+        writer.append(1, params=theta(1))
+    with trajfile.open(path) as run:
+        assert run.manifest.optimizer == RECORDED["optimizer"]
+        assert run.steps("params").tolist() == [0, 1]
+
+
+def test_mode_a_takes_what_repeats_or_adds(path):
+    with trajfile.Writer(path, metadata={"try": 1}, **RECORDED) as writer:
+        writer.append(0, params=theta(0))
+    more = {
+        "optimizer": {"momentum": 0.9, "betas": (0.5, 0.9), "nesterov": True},
+        "groups": {"layers": ["w"], "scale_invariant": ["w"]},
+        "gradient": {"batch_size": 8},
+    }
+    with trajfile.Writer(path, "a", metadata={"resumed": True}, **more) as writer:
+        writer.append(1, params=theta(1))
+    with trajfile.open(path) as run:
+        found = run.manifest
+    assert found.optimizer == RECORDED["optimizer"] | {"nesterov": True}
+    assert found.groups == {"layers": ("w",), "scale_invariant": ("w",)}
+    assert found.gradient == {"stage": "raw", "batch_size": 8}
+    assert found.metadata == {"resumed": True}
+
+
 def test_mode_a_continues_where_it_was_left(path):
     def run_from(first, last, **more):
         with trajfile.Writer(path, "a", optimizer={"name": "Adam"}, **more) as writer:
