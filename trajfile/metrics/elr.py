@@ -19,6 +19,7 @@ from trajfile.metrics.intervals import (
     median_interval,
     stated,
 )
+from trajfile.metrics.ranges import Count, Part
 from trajfile.metrics.regime import Regime, RegimeRule, classify, random_level
 from trajfile.metrics.regime_words import regime_finding, regime_sentence
 from trajfile.metrics.robust import first, last, mean, median
@@ -75,8 +76,8 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         "learning_rate and loss; group scale_invariant if known"
     )
 
-    equilibrium_part: float = 0.5
-    equilibrium_steps: int = 5
+    equilibrium_part: Part = 0.5
+    equilibrium_steps: Count = 5
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Norms and turns of each tensor, and what tells which tensors are scale-invariant."""

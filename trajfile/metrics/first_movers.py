@@ -14,6 +14,7 @@ from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row, Timeline
 from trajfile.metrics.base import Skipped
+from trajfile.metrics.ranges import Count, Factor, NotNegative, Positive
 from trajfile.metrics.robust import finite
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA
 from trajfile.report import Mover, number
@@ -68,10 +69,10 @@ class FirstMovers:
 
     id: ClassVar[str] = "around"
 
-    significance: float = 6.0
-    least_factor: float = 3.0
-    fewest: int = 5
-    least_spread: float = 0.05
+    significance: NotNegative = 6.0
+    least_factor: Factor = 3.0
+    fewest: Count = 5
+    least_spread: Positive = 0.05
 
     @property
     def options(self) -> dict[str, float]:

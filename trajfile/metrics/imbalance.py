@@ -19,6 +19,7 @@ from trajfile.metrics.intervals import median_interval
 from trajfile.metrics.layer_chain import LayerChain, layer_chain
 from trajfile.metrics.layer_pairs import PairPlan, law_residuals, plan_pairs
 from trajfile.metrics.phases import Slope, floor_reached, is_steeper, slope
+from trajfile.metrics.ranges import Count, NotNegative, ProperPart, Several, Share
 from trajfile.metrics.snapshots import SNAPSHOTS, THETA
 from trajfile.report import MetricResult, Series, TensorResult, number, series
 from trajfile.schema import PARAMS
@@ -63,14 +64,14 @@ class Imbalance(Metric):
         max_width: Widest pair for which it is measured.
     """
 
-    phase_fraction: float = 0.01
-    smoothing: float = 0.02
-    least_drop: float = 0.05
-    law_tolerance: float = 0.05
-    law_changes: int = 3
-    matrix_steps: int = 64
-    matrix_work: float = 2e10
-    max_width: int = 2048
+    phase_fraction: ProperPart = 0.01
+    smoothing: Share = 0.02
+    least_drop: NotNegative = 0.05
+    law_tolerance: NotNegative = 0.05
+    law_changes: Count = 3
+    matrix_steps: Several = 64
+    matrix_work: NotNegative = 2e10
+    max_width: Count = 2048
 
     id: ClassVar[str] = "imbalance"
     title: ClassVar[str] = "layer imbalance and its two phases"

@@ -24,6 +24,7 @@ from trajfile.metrics.decay_law import (
 from trajfile.metrics.jumps import Jumps, Signs, cycles, find_jumps, jumps_by_norm, moments
 from trajfile.metrics.periodicity_words import jump_findings, jump_sentence
 from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
+from trajfile.metrics.ranges import Count, NotNegative, Positive, ProperPart, Share
 from trajfile.metrics.robust import finite
 from trajfile.metrics.scale_invariance import (
     InvarianceRule,
@@ -91,17 +92,17 @@ class Periodicity(InvarianceRule, Metric):
         "params; gradients and scalar learning_rate for the law; group scale_invariant if known"
     )
 
-    delta: float = 0.1
-    refractory: int = 10
-    fewest_jumps: int = 3
-    jump_part: float = 0.1
-    cycle_part: float = 0.8
-    coverage: float = 0.9
-    hidden_decay: float = 0.5
-    law_tolerance: float = 0.1
-    law_rows: int = 3
-    loss_spike: float = 5.0
-    spike_window: int = 20
+    delta: ProperPart = 0.1
+    refractory: Count = 10
+    fewest_jumps: Count = 3
+    jump_part: Share = 0.1
+    cycle_part: Share = 0.8
+    coverage: Share = 0.9
+    hidden_decay: NotNegative = 0.5
+    law_tolerance: NotNegative = 0.1
+    law_rows: Count = 3
+    loss_spike: Positive = 5.0
+    spike_window: Count = 20
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Norms and turns of each tensor, and what tells which tensors are scale-invariant."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from trajfile.metrics.course import Course, Stretch, course
 from trajfile.metrics.intervals import mean_interval
+from trajfile.metrics.ranges import Factor, NotNegative, Positive, Several, Share
 from trajfile.metrics.robust import trimmed_mean
 
 Float = NDArray[np.float64]
@@ -54,17 +55,17 @@ class RegimeRule:
             counts as divergence and not as standing still.
     """
 
-    random_loss: float | None = None
-    window_blocks: int = 10
-    block_scatter: float = 0.05
-    significance: float = 1.645
-    falling: float = 0.1
-    flat_change: float = 0.25
-    flat_spread: float = 2.0
-    well_below: float = 0.9
-    at_level: float = 0.95
-    converged: float = 1e-3
-    least_turn: float = 0.1
+    random_loss: Positive | None = None
+    window_blocks: Several = 10
+    block_scatter: NotNegative = 0.05
+    significance: NotNegative = 1.645
+    falling: Share = 0.1
+    flat_change: NotNegative = 0.25
+    flat_spread: Factor = 2.0
+    well_below: Share = 0.9
+    at_level: Share = 0.95
+    converged: Share = 1e-3
+    least_turn: NotNegative = 0.1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row
 from trajfile.linalg import cosine
+from trajfile.metrics.ranges import Share
 from trajfile.metrics.robust import finite
 from trajfile.metrics.snapshots import PAIRED_GRADIENT, PAIRED_THETA
 from trajfile.report import Finding
@@ -41,9 +42,9 @@ class InvarianceRule:
             so small a median in fewer than this part of cases.
     """
 
-    scale_invariance_cosine: float = 1e-3
-    declared_cosine: float = 1e-2
-    invariance_chance: float = 0.01
+    scale_invariance_cosine: Share = 1e-3
+    declared_cosine: Share = 1e-2
+    invariance_chance: Share = 0.01
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ lambda_max from below.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
@@ -23,6 +24,7 @@ from trajfile.metrics.curvature import curvature_needs, path_curvature, tensor_s
 from trajfile.metrics.edge import judge_edge
 from trajfile.metrics.estimate import MEASURED, best_estimate, recorded_name
 from trajfile.metrics.exact import exact_of, replay_need
+from trajfile.metrics.ranges import Count, Name, NotNegative, Part, ProperPart, Several, Share
 from trajfile.metrics.secant_noise import SAMPLES, secant_signal
 from trajfile.metrics.sharpness_words import findings, notes, sentence, too_noisy, unlike_losses
 from trajfile.metrics.snapshots import PAIRED
@@ -71,19 +73,19 @@ class Sharpness(Metric):
         replay_float64: Whether the loss is given float64 tensors instead of those recorded.
     """
 
-    window: int = 6
-    asymmetry: float = 0.02
-    recorded: str | None = None
-    edge_low: float = 0.9
-    edge_high: float = 1.5
-    edge_part: float = 0.25
-    edge_samples: int = 8
-    signal_floor: float = 3.0
-    replay_snapshots: int = 24
-    replay_top: int = 3
-    replay_tolerance: float = 1e-3
-    replay_iterations: int = 100
-    replay_trace: int = 30
+    window: Annotated[int, Meta(ge=1, le=100)] = 6
+    asymmetry: Share = 0.02
+    recorded: Name | None = None
+    edge_low: NotNegative = 0.9
+    edge_high: NotNegative = 1.5
+    edge_part: Part = 0.25
+    edge_samples: Count = 8
+    signal_floor: NotNegative = 3.0
+    replay_snapshots: Count = 24
+    replay_top: Count = 3
+    replay_tolerance: ProperPart = 1e-3
+    replay_iterations: Several = 100
+    replay_trace: Annotated[int, Meta(ge=0, le=1000)] = 30
     replay_float64: bool = False
 
     id: ClassVar[str] = "sharpness"
