@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
+from trajfile.metrics.alignment_words import sentence, share
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.intervals import effective_windows, fraction_interval, stated
 from trajfile.metrics.late import late_note
-from trajfile.metrics.ranges import Count, Finite, Share, Step
+from trajfile.metrics.loss_rise import loss_rise, rise_findings
+from trajfile.metrics.ranges import Count, Factor, Finite, Share, Step
 from trajfile.metrics.recorded_updates import UpdateSource, find_source
 from trajfile.metrics.regularity import (
     Bound,
@@ -26,6 +28,7 @@ from trajfile.metrics.regularity import (
     tensor_figures,
 )
 from trajfile.metrics.robust import mean
+from trajfile.metrics.update_law import UpdateLaw, law_needs, law_notes, update_law
 from trajfile.report import Finding, MetricResult, Series, number, series
 
 Float = NDArray[np.float64]
@@ -36,7 +39,8 @@ _SUMMARY = (
     "violated_fraction", "violated_fraction_interval", "cosine_mean", "cosine_mean_interval",
     "effective_windows", "reference_step", "verdict", "approach_fraction",
     "approach_fraction_interval", "gamma_upper_bound",
-    "gamma_upper_bound_interval", "bound_left", "bound_right", "bound_holds",
+    "gamma_upper_bound_interval", "bound_left", "bound_right", "bound_holds", "update_residual",
+    "loss_rise",
 )  # fmt: skip
 
 
@@ -58,6 +62,9 @@ class Alignment(Metric):
             snapshot even aimless displacements never point away: each is part of the way there.)
         fewest_rows: Update rows below which there is no verdict.
         fewest_updates: Update rows below which there is no figure either.
+        update_residual: There is no verdict if recorded updates miss the displacements of single
+            steps by more than this part of them (median),
+        loss_rise: nor "aligned" if the loss about θ* is more than this many times the first one.
     """
 
     id: ClassVar[str] = "alignment"
@@ -85,6 +92,8 @@ class Alignment(Metric):
     approach_fraction: Share = 0.75
     fewest_rows: Count = 20
     fewest_updates: Count = 5
+    update_residual: Share = 0.1
+    loss_rise: Factor = 2.0
 
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """Inner products of θ_k - θ* with the updates."""
@@ -102,7 +111,8 @@ class Alignment(Metric):
             (source.row, source.row),
             (source.distance, source.distance),
         )
-        return frozenset(Inner(left, right, per_tensor=True) for left, right in pairs)
+        inner = frozenset(Inner(left, right, per_tensor=True) for left, right in pairs)
+        return inner | law_needs(header, source)
 
     def compute(self, measured: Measurements) -> MetricResult:
         """γ, cosines and their verdict."""
@@ -139,20 +149,32 @@ class Alignment(Metric):
         approach = _approach(measured.inner(source.distance, source.distance))
         spread = fraction_interval(approach, summary["effective_windows"] or 0.0)
         summary |= stated("approach_fraction", approach, spread)
+        law = update_law(measured, source, self.update_residual, self.fewest_updates)
+        rise = loss_rise(header, reference, self.loss_infimum)
+        word = self._verdict(found, summary["violated_fraction"], approach)
+        rose = word in {"aligned", "partly aligned"} and rise > self.loss_rise
+        doubted = law is not None and law.withholds
         summary |= {
-            "verdict": self._verdict(found, summary["violated_fraction"], approach),
+            "verdict": "undetermined" if doubted or rose else word,
+            "update_residual": number(law.residual) if law else None,
+            "loss_rise": number(rise),
         }
         return MetricResult(
             status="ok",
             summary=summary,
             series=curves,
             per_tensor=tensor_figures(measured, source, found),
-            findings=[*self._findings(summary, found), *(bound.findings if bound else [])],
+            findings=[
+                *(law.findings if law else []),
+                *(rise_findings(rise, self.loss_rise, reference) if rose else []),
+                *self._findings(summary, found),
+                *(bound.findings if bound else []),
+            ],
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, source, reference, found),
-            sentence=self._sentence(summary),
-            salience=0.7 if summary["verdict"] == "misaligned" else 0.35,
+            notes=self._notes(header, source, reference, found, law),
+            sentence=sentence(summary, law.words if law and doubted else None, rose=rose),
+            salience=0.7 if doubted or rose or word == "misaligned" else 0.35,
             options=self.options,
             caveat=source.caveat,
         )
@@ -205,9 +227,9 @@ class Alignment(Metric):
                 Finding(
                     "alignment.verdict",
                     "warn" if summary["verdict"] == "misaligned" else "info",
-                    f"{_share(summary['violated_fraction'])} of the updates point away from the "
+                    f"{share(summary['violated_fraction'])} of the updates point away from the "
                     f"snapshot of step {summary['reference_step']}{most}, and "
-                    f"{_share(summary['approach_fraction']).lower()} of the rows come nearer to "
+                    f"{share(summary['approach_fraction']).lower()} of the rows come nearer to "
                     f"it: {summary['verdict']}.",
                     {
                         "approach_fraction": summary["approach_fraction"],
@@ -232,12 +254,18 @@ class Alignment(Metric):
         return findings
 
     def _notes(
-        self, header: Header, source: UpdateSource, reference: int, found: Regularity
+        self,
+        header: Header,
+        source: UpdateSource,
+        reference: int,
+        found: Regularity,
+        law: UpdateLaw | None,
     ) -> list[str]:
         """What was chosen, and what was missing."""
         windows = effective_windows(found.cosine)
         notes = [
             *source.notes,
+            *law_notes(law),
             *late_note(header, "their distance to θ* and their updates count from there on."),
             f"Intervals are 95 %, for {windows:.0f} effective windows of the "
             f"{int(np.isfinite(found.cosine).sum())} updates (by the autocorrelation of their "
@@ -263,28 +291,6 @@ class Alignment(Metric):
                 )
         return notes
 
-    def _sentence(self, summary: dict[str, Any]) -> str | None:
-        """How the updates stood to where training ended up."""
-        violated, cos = summary["violated_fraction"], summary["cosine_mean"]
-        if violated is None or cos is None:
-            return None
-        gamma = summary["gamma_aggregate"]
-        tail = _between(summary["cosine_mean_interval"])
-        if gamma is not None:
-            tail += f", γ = {gamma:.2g}{_between(summary['gamma_aggregate_interval'])} in aggregate"
-        if summary["verdict"] == "misaligned":
-            return (
-                f"Updates are misaligned: {violated:.0%} of them point away from where training "
-                f"ended up (mean cosine {cos:.2g}{tail})."
-            )
-        if summary["verdict"] == "aligned":
-            return f"Updates are aligned with the trajectory: mean cosine {cos:.2g}{tail}."
-        return (
-            f"{_share(violated)} of the updates point away from where training ended up, and "
-            f"{_share(summary['approach_fraction'] or 0).lower()} of the snapshots come nearer to "
-            f"it (mean cosine {cos:.2g}{tail})."
-        )
-
     def _insufficient(
         self, reason: str, reference: int, curves: dict[str, Series] | None = None
     ) -> MetricResult:
@@ -306,13 +312,3 @@ def _approach(distance: Float) -> float:
     steps = np.diff(distance)
     known = steps[np.isfinite(steps)]
     return float((known < 0).mean()) if len(known) else math.nan
-
-
-def _between(interval: list[float] | None) -> str:
-    """An interval to stand behind its figure."""
-    return f" [{interval[0]:.2g}, {interval[1]:.2g}]" if interval else ""
-
-
-def _share(part: float) -> str:
-    """A part of a whole at the start of a sentence."""
-    return {0.0: "None", 1.0: "All"}.get(part, f"{part:.0%}")

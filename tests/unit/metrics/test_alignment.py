@@ -196,6 +196,7 @@ def test_updates_of_another_cadence_meet_the_snapshots_on_common_steps():
 
 def test_misaligned_updates_are_called_so():
     dense = random_dense(rows=60)
+    del dense.scalars["learning_rate"]  # by which it would show that they are not the run's
     got = run(dense)
     assert got.summary["verdict"] == "misaligned"
     assert got.salience == 0.7
