@@ -17,6 +17,8 @@ Float = NDArray[np.float64]
 
 #: Share of the ratios that lie to one side of the band where a measured sharpness stays off it.
 _CLEARLY = 0.9
+#: Share of a plateau's ratios that must lie in the band: what swings across it does not hover.
+_HOVERS = 0.75
 #: Departures of the ratio from a line that are not worth a change.
 _LEVEL = 0.02
 #: Width of the running median that takes out odd ratios.
@@ -60,7 +62,8 @@ def judge_edge(
 
     The course of the ratio is cut into straight lines at its change points. The last lines that lie
     in the band from end to end are the plateau that follows progressive sharpening; the run is at
-    the edge if the interval of the plateau's median lies in the band as a whole.
+    the edge if the interval of the plateau's median lies in the band as a whole, and so do three
+    quarters of its ratios.
 
     A lower bound inside the band shows the edge; one below it shows nothing, and one above it is
     either a run that diverges or an overshoot, so it shows nothing either.
@@ -81,7 +84,7 @@ def judge_edge(
     start, first, last = _plateau(ratio, band, least)
     if len(ratio) - start >= least:
         median, interval, inside = _middle(ratio[start:], band)
-        if inside > 0.5 and band[0] <= interval.low and interval.high <= band[1]:
+        if inside >= _HOVERS and band[0] <= interval.low and interval.high <= band[1]:
             since = int(steps[start])
             span = int(steps[first]), int(steps[last])
             return Edge(True, median, interval, inside, len(ratio) - start, since, span)

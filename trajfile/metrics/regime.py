@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.metrics.blow_ups import BlowUps, find_blow_ups
 from trajfile.metrics.course import Course, Stretch, course
 from trajfile.metrics.intervals import mean_interval
 from trajfile.metrics.ranges import Factor, NotNegative, Positive, Several, Share
@@ -132,7 +133,9 @@ def classify(
     if gradient_norm is not None:
         norms = gradient_norm[usable]
         slopes = course(np.array([norms[part].mean() for part in parts]), scatter)
-    judge = _Judge(losses, slopes, level, turned, rule)
+    high, floor = (rule.well_below * level, rule.converged * level) if level else (np.inf, 0.0)
+    spikes = find_blow_ups(steps, loss, parts, high=high, floor=floor)
+    judge = _Judge(losses, slopes, level, turned, rule, spikes)
     found, block, low, high = judge.regime()
     rows = slice(int(parts[judge.window][0]), None)
     evidence = _evidence(judge, loss[rows], None if slopes is None else norms[rows])
@@ -175,9 +178,10 @@ class _Judge:
         level: float | None,
         turned: float,
         rule: RegimeRule,
+        spikes: BlowUps,
     ) -> None:
         self.losses, self.slopes = losses, slopes
-        self.level, self.turned, self.rule = level, turned, rule
+        self.level, self.turned, self.rule, self.spikes = level, turned, rule, spikes
         self.changes = {c.index: c for c in (*losses.changes, *(slopes.changes if slopes else ()))}
         self.edges = sorted({0, *self.changes})
         count = len(losses.values)
@@ -241,7 +245,10 @@ class _Judge:
             return _Word("undetermined", "without gradients only divergence could be told")
         slope = self.slopes.since(block, rule.window_blocks)
         down = [part.falls(rule.significance, rule.falling) for part in (loss, slope)]
+        spikes = self.spikes.clause(block)
         if all(down):
+            if spikes:
+                return _Word("undetermined", spikes)
             return _Word("convergence", "loss and effective gradient norm fall")
         if level is None:
             return _Word(
@@ -250,6 +257,8 @@ class _Judge:
             )
         offset = loss.for_good(loss.pieces <= rule.converged * level)
         if offset is not None:
+            if recurring := self.spikes.clause(block + offset):
+                return _Word("undetermined", recurring)
             return _Word("convergence", "the loss has reached its floor", offset)
         steady = all(part.flat(rule.flat_change, rule.flat_spread) for part in (loss, slope))
         if (
@@ -260,7 +269,8 @@ class _Judge:
         ):
             return _Word("chaotic_equilibrium", "loss and effective gradient norm are flat")
         return _Word(
-            "undetermined", "loss and effective gradient norm neither both fall nor both stay flat"
+            "undetermined",
+            spikes or "loss and effective gradient norm neither both fall nor both stay flat",
         )
 
     def _drifts_down(self, block: int) -> bool:

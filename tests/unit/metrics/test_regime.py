@@ -107,6 +107,22 @@ def test_the_evidence_has_intervals_that_hold_the_truth():
     assert held >= 0.8 * SEEDS
 
 
+@pytest.mark.parametrize("course", [FALL, np.where(np.arange(N) < 300, FALL, 1e-4)])
+def test_a_run_that_blows_up_again_and_again_has_not_converged(course):
+    loss, slope = noisy(course, 0, scale=0.05), noisy(course, 1, scale=0.05)
+    assert judge(loss, slope).word == "convergence"
+    one = loss.copy()
+    one[1500] = 2.6  # an odd sample changes nothing
+    assert judge(one, slope).word == "convergence"
+    # Single rows that trimmed means of the blocks leave out.
+    loss[400::100] = 2.5
+    loss[1500] = 2.6
+    found = judge(loss, slope)
+    assert found.word == "undetermined"
+    assert "spikes again and again" in found.reason
+    assert "most at step 1500 (2.6)" in found.reason
+
+
 def test_scaling_the_gradient_norm_changes_nothing():
     loss, slope = noisy(FLAT, 3), noisy(FLAT, 4)
     a, b = judge(loss, slope), judge(loss, 1e6 * slope)

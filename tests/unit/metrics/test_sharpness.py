@@ -472,6 +472,19 @@ def test_the_edge_is_found_under_noise_at_any_cadence(seed, stride):
     assert below.since is None
 
 
+@pytest.mark.parametrize("lower_bound", [True, False])
+def test_a_ratio_that_swings_across_the_band_does_not_hover(lower_bound):
+    rng = np.random.default_rng(0)
+    ratio = np.exp(rng.uniform(np.log(0.65), np.log(1.65), 800))
+    options = {"band": (0.9, 1.5), "part": 0.25, "least": 8, "lower_bound": lower_bound}
+    edge = judge_edge(np.arange(800), ratio, **options)
+    assert edge.at_edge is None
+    # Its median alone is well within the band.
+    assert 0.9 < edge.interval.low < edge.interval.high < 1.5
+    calm = judge_edge(np.arange(800), 1 + (ratio - 1) / 4, **options)
+    assert calm.at_edge is True
+
+
 def test_a_ratio_whose_interval_leaves_the_band_is_undetermined():
     rng = np.random.default_rng(3)
     ratio = 0.9 + 0.1 * rng.standard_normal(60)
