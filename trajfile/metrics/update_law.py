@@ -26,6 +26,8 @@ Float = NDArray[np.float64]
 _SPACING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 #: Cosine from which on two vectors differ in length alone.
 _PARALLEL = 0.995
+#: Below this a residual is the rounding of the inner products that it cancels from, and 0.
+_ROUNDING = 1e-6
 #: Residual from which on its cause is worth a note.
 _NOTED = 1e-3
 
@@ -35,7 +37,7 @@ class UpdateLaw:
     """How well the law holds.
 
     Attributes:
-        residual: Median of ‖θ_{k+1} - θ_k + η_k U_k‖/‖θ_{k+1} - θ_k‖.
+        residual: Median of ‖θ_{k+1} - θ_k + η_k U_k‖/‖θ_{k+1} - θ_k‖; 0 below 1e-6.
         rows: Single steps behind it.
         cosine: Median cosine of θ_k - θ_{k+1} and U_k.
         length: Median of ‖θ_{k+1} - θ_k‖/‖η_k U_k‖.
@@ -159,7 +161,8 @@ def update_law(
         """Median of ‖D + times·U + ...‖/‖D‖, `more` being what ... adds to the square."""
         with np.errstate(all="ignore"):
             square = dd + 2 * times * du + times**2 * uu + more
-            return median(np.where(told, np.sqrt(np.maximum(square, 0.0) / dd), np.nan))
+            share = median(np.where(told, np.sqrt(np.maximum(square, 0.0) / dd), np.nan))
+        return 0.0 if share < _ROUNDING else share
 
     rows = len(finite(np.where(told, dd + du + uu, np.nan)))
     if rows < fewest:
