@@ -45,6 +45,8 @@ def select(
     Raises:
         UsageError: If no snapshot is near the event, or the arguments do not go together.
     """
+    for name, value in (("around", around), ("window", window)):
+        _check_whole(name, value)
     if around is None:
         if window is not None:
             raise UsageError(f"window {window} is around a step: say around which one (around)")
@@ -54,6 +56,11 @@ def select(
             f"around {around} selects steps by itself: leave out steps {steps}, or say window=N"
         )
     return find_window(trajectory, around, window)
+
+
+def _check_whole(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise UsageError(f"{name} is a whole number, found {value!r}")
 
 
 def find_window(trajectory: Trajectory, step: int, snapshots: int | None = None) -> Around:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,7 @@ from trajfile.containers.base import Container
 from trajfile.engine.header import Header
 from trajfile.errors import UsageError
 from trajfile.lazy import StreamView
+from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
 from trajfile.selection import StepSlice, select_tensors
 
@@ -33,12 +33,13 @@ def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
         What had been committed by now.
 
     Raises:
+        UsageError: If the path is empty, or the address of another machine.
         NotATrajectory: If there is nothing, or some other program's file.
         UnsupportedVersion: If it needs a newer version of this program.
         Damaged: If its bytes contradict its checksums.
         Unsafe: If it holds a construct that must not be followed.
     """
-    return Trajectory(open_container(Path(path)))
+    return Trajectory(open_container(local_path(path)))
 
 
 class Trajectory:

@@ -55,6 +55,7 @@ class StepSlice:
                     "as 1000:2000 or ::100"
                 )
             steps = slice(*(int(part) if part else None for part in match.groups()))
+        _check_slice(steps)
         start, stop, stride = steps.start or 0, steps.stop, steps.step
         stride = 1 if stride is None else stride
         if start < 0 or (stop is not None and stop < 0) or stride < 1:
@@ -96,13 +97,13 @@ def select_tensors(names: Iterable[str], globs: Sequence[str] | str | None) -> f
         The selected names.
 
     Raises:
-        UsageError: If a pattern matches nothing; near misses are named.
+        UsageError: If a pattern matches nothing (near misses are named), or is no text.
     """
     known = list(dict.fromkeys(names))
     if globs is None:
         return frozenset(known)
     chosen: set[str] = set()
-    for glob in [globs] if isinstance(globs, str) else globs:
+    for glob in _texts(globs):
         matched = [name for name in known if fnmatchcase(name, glob)]
         if not matched:
             near = difflib.get_close_matches(glob, known, n=3, cutoff=0.4) or known[:3]
@@ -110,3 +111,24 @@ def select_tensors(names: Iterable[str], globs: Sequence[str] | str | None) -> f
             raise UsageError(f"no tensor matches {glob!r} ({hint})")
         chosen.update(matched)
     return frozenset(chosen)
+
+
+def _check_slice(steps: object) -> None:
+    parts = [steps.start, steps.stop, steps.step] if isinstance(steps, slice) else [steps]
+    whole = all(part is None or isinstance(part, (int, np.integer)) for part in parts)
+    if not isinstance(steps, slice) or not whole:
+        raise UsageError(
+            f"steps {steps!r} are no selection: give a slice of step values such as "
+            "slice(1000, 2000, 10), or its text '1000:2000:10'"
+        )
+
+
+def _texts(globs: object) -> list[str]:
+    """One or several patterns as a list."""
+    if isinstance(globs, str):
+        return [globs]
+    listed = list(globs) if isinstance(globs, Iterable) else [globs]
+    texts = [glob for glob in listed if isinstance(glob, str)]
+    if len(texts) == len(listed):
+        return texts
+    raise UsageError(f"params are globs over tensor names such as 'conv*', found {globs!r}")

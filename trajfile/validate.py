@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from trajfile.containers import open_container
 from trajfile.containers.base import Container
 from trajfile.errors import FormatError, NotATrajectory
+from trajfile.paths import local_path
 from trajfile.provenance import gradient_problems, optimizer_problems
 from trajfile.report import Finding, Value
 from trajfile.rules import broken, finding
@@ -45,9 +45,10 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Findin
         severity ``error`` the file is valid.
 
     Raises:
+        UsageError: If the path is empty, or the address of another machine.
         NotATrajectory: If there is nothing at the path.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="T001")
     try:

@@ -47,6 +47,8 @@ def analyze(
 
     if plan and json is not None:
         raise UsageError("--plan computes no report, so there is none for --json to write")
+    if json == "":
+        raise UsageError("--json is empty; give the path of a file to write, or - for stdout")
     if json not in {None, "-"}:
         _check_writable(Path(str(json)))
     selection: dict[str, Any] = {

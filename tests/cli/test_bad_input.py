@@ -27,6 +27,10 @@ def check(outcome, code, *words):
         assert word in outcome.err
 
 
+def test_json_without_a_path(run):
+    check(run("analyze", "sample_data/two_phases.h5", "--json", ""), 2, "--json is empty")
+
+
 READERS = [["info"], ["analyze"], ["analyze", "--plan"], ["analyze", "--json", "-"], ["validate"]]
 
 
@@ -35,6 +39,12 @@ class TestNotReadable:
     def test_missing_file(self, run, tmp_path, command):
         path = tmp_path / "absent.h5"
         check(run(*command, path), 3, str(path))
+
+    def test_no_path(self, run, command):
+        check(run(*command, ""), 2, "path of the run is empty")
+
+    def test_another_machine(self, run, command):
+        check(run(*command, "https://host/x.h5"), 2, "https://host/x.h5: remote runs are not")
 
     def test_missing_folder(self, run, tmp_path, command):
         check(run(*command, tmp_path / "absent.zarr"), 3, "absent.zarr")

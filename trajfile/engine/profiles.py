@@ -43,10 +43,11 @@ def profile_for(device: str) -> Profile:
     Raises:
         UsageError: If it is none of these.
     """
-    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    text = str(device)  # PyTorch has objects for them, which read alike
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", text)
     if found is None:
         raise UsageError(f"device {device!r} is not one of auto, cpu, cuda or cuda:<number>.")
-    if device.startswith("cuda"):
+    if text.startswith("cuda"):
         return cuda_profile(int(found[1] or 0))
     return cpu_profile(available_cores())
 
