@@ -26,11 +26,13 @@ class Figure:
         kind: How it reads. ``ends``: first and last defined value of the series; ``last``: the
             last one; ``finding``: yes, no, or undetermined where the data cannot tell;
             ``times``: a ratio; ``items``: how many; ``list``: the first few percents.
+        only_if: A summary name and the value it must have for the figure to mean anything.
     """
 
     label: str
     source: str
     kind: Kind = "number"
+    only_if: tuple[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ VIEWS: dict[str, View] = {
             Figure("max |D|", "max_abs", "ends"),
             Figure("boundary at step", "phase_boundary_step", "step"),
             Figure("decay/step", "decay_rate"),
-            Figure("law residual", "law_residual"),
+            # Of layers that nobody declared linear a broken law says nothing.
+            Figure("law residual", "law_residual", only_if=("layers_confidence", "declared")),
         ),
         (("max_abs", "max |D|"), ("frobenius_max", "max ‖D‖")),
     ),
@@ -97,8 +100,8 @@ VIEWS: dict[str, View] = {
         (
             Figure("periodic", "periodic", "finding"),
             Figure("jump", "jump_steps", "items"),
-            Figure("period", "period_mean", "step"),
-            Figure("spread", "period_cv", "percent"),
+            Figure("period", "period_mean", "step", only_if=("periodic", True)),
+            Figure("spread", "period_cv", "percent", only_if=("periodic", True)),
             Figure("law residual", "law_residual_median"),
         ),
         (("cosine_distance", "1 − cos"),),
@@ -164,6 +167,10 @@ def drawn_series(metric_id: str, result: MetricResult) -> tuple[str, list[float 
 
 
 def _phrase(figure: Figure, result: MetricResult) -> str:
+    if figure.only_if is not None:
+        name, value = figure.only_if
+        if result.summary.get(name) != value:
+            return ""
     if figure.kind in {"ends", "last"}:
         text = _of_series(figure, result)
     else:

@@ -6,7 +6,7 @@ import pytest
 import typer
 from trajfile_cli.app import app
 from trajfile_cli.render.analyze import HEIGHT, screen
-from trajfile_cli.render.figures import VIEWS
+from trajfile_cli.render.figures import VIEWS, phrases
 from trajfile_cli.render.following import following
 from trajfile_cli.render.published import PUBLISHED
 from trajfile_cli.render.terminal import Terminal
@@ -51,6 +51,23 @@ def test_nothing_that_matters_is_missing(monkeypatch):
     assert "gradient_noise (gradient_samples were not recorded)" in text.replace("\n", " ")
     assert re.search(r"^ +fc1.weight +relative update 0.31, \d+× the median$", text, re.MULTILINE)
     assert re.search(r"^ +head.weight +never moved$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("metric", "summary", "shown", "hidden"),
+    [
+        ("periodicity", {"periodic": True}, ["period 60", "spread 4%"], []),
+        ("periodicity", {"periodic": False}, [], ["period 60", "spread"]),
+        ("periodicity", {"periodic": None}, [], ["period 60", "spread"]),
+        ("imbalance", {"layers_confidence": "declared"}, ["law residual 370"], []),
+        ("imbalance", {"layers_confidence": "unique"}, [], ["law residual"]),
+    ],
+)
+def test_figures_that_mean_nothing_here_are_left_out(metric, summary, shown, hidden):
+    figures = {"period_mean": 60.0, "period_cv": 0.04, "law_residual": 370.0}
+    row = " · ".join(phrases(metric, MetricResult("ok", summary=figures | summary)))
+    assert all(text in row for text in shown)
+    assert not any(text in row for text in hidden)
 
 
 def test_findings_that_do_not_fit_are_counted(monkeypatch):

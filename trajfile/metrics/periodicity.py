@@ -60,7 +60,7 @@ class Periodicity(InvarianceRule, Metric):
     Attributes:
         delta: δ of a δ-jump: 1 - cos > δ.
         refractory: Steps without a δ-jump after which another one counts as a new jump.
-        fewest_jumps: Jumps from which on a run can be called periodic.
+        fewest_jumps: Jumps from which on a run can be called periodic; three at the least.
         jump_part: Part of the steps within jumps above which the run turns all the time instead.
         cycle_part: Part of the periods in which the norm must have declined before the next jump.
         coverage: Part of all steps whose cosine is known from which on single steps are used;
@@ -198,8 +198,9 @@ class Periodicity(InvarianceRule, Metric):
             if jumps.method == "norm" and unseen:
                 return None, unseen
             return False, "there is no jump"
-        if count < self.fewest_jumps:
-            return None, f"at least {self.fewest_jumps} jumps are needed"
+        needed = max(self.fewest_jumps, 3)  # fewer make no two periods to compare
+        if count < needed:
+            return None, f"at least {needed} jumps are needed"
         enough = -math.log1p(-self.delta)  # half of what one δ-jump adds
         fallen = np.array([cycle.decline >= enough for cycle in cycles(jumps, growth)])
         if fallen.mean() < self.cycle_part:

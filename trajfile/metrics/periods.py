@@ -58,7 +58,8 @@ def period_summary(
     found: dict[str, Any] = {
         "periods": [int(length) for length in lengths],
         **stated("period_mean", float(lengths.mean()), mean_interval(lengths)),
-        "period_cv": float(lengths.std() / lengths.mean()),
+        # One length has no spread.
+        "period_cv": float(lengths.std() / lengths.mean()) if len(lengths) > 1 else None,
         "period_norm_min": [number(math.sqrt(value)) for value in square[shortest]],
         "period_norm_max": [number(math.sqrt(value)) for value in square[longest]],
         "period_elr_min": [number(value) for value in elr[longest]],

@@ -182,12 +182,21 @@ def test_two_jumps_are_undetermined_and_three_are_periodic():
     assert two.summary["periodic"] is None
     assert two.summary["periods"] == [30]
     assert two.summary["period_mean"] is None  # one period says nothing of its spread
+    assert two.summary["period_cv"] is None
     assert "undetermined" in two.sentence
     three = run(toys.dense(turned([30, 60, 90]), rates=0.1, groups=INVARIANT))
     assert three.summary["periodic"] is True
     assert three.summary["period_cv"] == 0
     assert three.per_tensor["w"].summary["jumps"] == 3
     assert three.per_tensor["w"].summary["jump_steps"] == [30, 60, 90]
+
+
+@pytest.mark.parametrize("fewest", [1, 2])
+def test_no_option_makes_one_period_a_rhythm(fewest):
+    for turns in ([30], [30, 60]):
+        got = run(toys.dense(turned(turns), rates=0.1, groups=INVARIANT), fewest_jumps=fewest)
+        assert got.summary["periodic"] is None
+        assert "undetermined" in got.sentence
 
 
 def test_jumps_without_decline_in_between_are_undetermined():
