@@ -20,6 +20,7 @@ from trajfile.metrics.intervals import (
     stated,
 )
 from trajfile.metrics.ranges import Count, Part
+from trajfile.metrics.non_finite import listed
 from trajfile.metrics.regime import Regime, RegimeRule, classify, random_level
 from trajfile.metrics.regime_words import regime_finding, regime_sentence
 from trajfile.metrics.robust import first, last, mean, median
@@ -231,7 +232,8 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         if header.has("gradients") and header.gradient.get("stage") != "scaled":
             lengths = measured.per_tensor(PAIRED_THETA, PAIRED_THETA)
             for name, square in measured.per_tensor(PAIRED_GRADIENT, PAIRED_GRADIENT).items():
-                slopes[name] = np.sqrt(lengths[name]) * np.sqrt(square)
+                if name in lengths:  # gradients may be of tensors whose params are not recorded
+                    slopes[name] = np.sqrt(lengths[name]) * np.sqrt(square)
         results = {}
         for name in (name for name in invariant.tensors if name in norms):
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -273,10 +275,15 @@ class Elr(RegimeRule, InvarianceRule, Metric):
                 "is taken from them."
             )
         elif slope is None:
-            notes.append(
-                "Not every scale-invariant tensor has gradients, so there is no effective "
-                "gradient norm."
-            )
+            recorded = header.tensors.get("gradients", {})
+            without = [name for name in invariant.tensors if name not in recorded]
+            if not header.has("gradients"):
+                why = "No gradients are recorded"
+            elif without:
+                why = f"Not every scale-invariant tensor has gradients ({listed(without)}: none)"
+            else:
+                why = "The memory budget left no room for per-tensor values"
+            notes.append(f"{why}, so there is no effective gradient norm.")
         elif (stage := header.gradient.get("stage")) in {"clipped", "replayed"}:
             notes.append(f"The effective gradient norm is that of the {stage} gradients.")
         if len(steps) > 1 and np.nanmax(strides_of(steps)) > 1:

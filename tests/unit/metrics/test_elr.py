@@ -321,6 +321,32 @@ def test_without_per_tensor_values_all_tensors_still_work():
     assert got.per_tensor == {}
 
 
+@pytest.mark.parametrize("cause", ["no gradients", "not of all", "memory"])
+def test_why_there_is_no_effective_gradient_norm(cause):
+    dense = on_sphere(3.0, 2 / 3)
+    slopes = dense.arrays["gradients"]
+    if cause == "no gradients":
+        del dense.arrays["gradients"], dense.steps["gradients"]
+    else:
+        slopes["other"] = slopes["w"].copy()
+    if cause == "not of all":
+        del slopes["w"]
+    measured = measure(dense, Elr().needs(dense.header))
+    if cause == "memory":
+        bare = {pair: type(band)(band.lags, band.total) for pair, band in measured.bands.items()}
+        measured = type(measured)(measured.header, bare, per_tensor_kept=False)
+    got = Elr().compute(measured)
+    assert got.series["effective_gradient_norm"].value == []
+    said = {
+        "no gradients": "No gradients are recorded, so",
+        "not of all": "Not every scale-invariant tensor has gradients (w: none), so",
+        "memory": "The memory budget left no room for per-tensor values, so",
+    }
+    assert [n for n in got.notes if "no effective" in n] == [
+        f"{said[cause]} there is no effective gradient norm."
+    ]
+
+
 def noisy_sphere(losses, every):
     """A walk on the sphere with unrelated gradients and given losses at every step."""
     rng = np.random.default_rng(0)
