@@ -248,7 +248,8 @@ def layout_of(trajectory: Trajectory, header: Header) -> Layout:
 def _result(metric: Metric, need: frozenset[Any] | Skipped, measured: Measurements) -> MetricResult:
     """A metric's result; a failure of one metric is its own result and spares the others."""
     if isinstance(need, Skipped):
-        return _without_numbers(metric, "skipped", need.reason)
+        skipped = _without_numbers(metric, "skipped", need.reason)
+        return msgspec.structs.replace(skipped, remedy=need.advice)
     try:
         with np.errstate(all="ignore"):
             result = metric.compute(measured)

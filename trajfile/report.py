@@ -76,6 +76,7 @@ class MetricResult(msgspec.Struct, frozen=True):
         salience: How much the sentence deserves the headline, 0 to 1.
         options: The thresholds and choices in force.
         caveat: A few words without which the figures would mislead, to stand beside them.
+        remedy: What to record or declare, in a few words, where that would give the figures.
     """
 
     status: Status
@@ -91,6 +92,7 @@ class MetricResult(msgspec.Struct, frozen=True):
     salience: float = 0.0
     options: dict[str, Value] = {}
     caveat: str | None = None
+    remedy: str | None = None
 
 
 class StreamSource(msgspec.Struct, frozen=True):

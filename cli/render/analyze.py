@@ -20,7 +20,7 @@ from .text import clean, clip, counted, number, seconds, shorten, size, steps_be
 
 if TYPE_CHECKING:
     from trajfile.engine.header import Header
-    from trajfile.report import Finding, Report
+    from trajfile.report import Finding, MetricResult, Report
 
 HEIGHT = 40
 _MOST_FINDINGS = 6
@@ -185,7 +185,7 @@ def _metrics(terminal: Terminal, report: Report) -> list[str]:
         )
     rows = terminal.lines(*lines, fit="cut")
     if absent:
-        reasons = "; ".join(f"{key} ({_shortest(r.reason)})" for key, r in absent.items())
+        reasons = "; ".join(f"{key} ({_why(r)})" for key, r in absent.items())
         reasons = clip(f"not computed: {reasons}", _REASON_LINES * terminal.width - 20)
         rows += terminal.lines(terminal.line((reasons, "aside")))
     return rows
@@ -200,6 +200,14 @@ def _fitting(terminal: Terminal, figures: list[str], room: int) -> Text:
         figures = figures[:-1]
     text.truncate(max(room, 10), overflow="ellipsis")
     return text
+
+
+def _why(result: MetricResult) -> str:
+    """Why there are no figures, and what would give them."""
+    reason = _shortest(result.reason)
+    if result.remedy is None or result.remedy.removeprefix("record ") in reason:
+        return reason
+    return f"{reason}: {clean(result.remedy)}"
 
 
 def _shortest(reason: str | None) -> str:

@@ -19,10 +19,17 @@ class Skipped:
     Attributes:
         reason: One sentence: what is missing, and what to record to get it.
         stream: The stream that is missing, if that is the reason.
+        remedy: What to record or declare, in a few words; `stream` if it is that.
     """
 
     reason: str
     stream: str = ""
+    remedy: str = ""
+
+    @property
+    def advice(self) -> str | None:
+        """What to do, in a few words; None if nothing is known to help."""
+        return self.remedy or (f"record {self.stream}" if self.stream else None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
@@ -19,8 +20,8 @@ from trajfile.metrics.intervals import (
     median_interval,
     stated,
 )
-from trajfile.metrics.ranges import Count, Part
 from trajfile.metrics.non_finite import listed
+from trajfile.metrics.ranges import Count, Part
 from trajfile.metrics.regime import Regime, RegimeRule, classify, random_level
 from trajfile.metrics.regime_words import regime_finding, regime_sentence
 from trajfile.metrics.robust import first, last, mean, median
@@ -41,6 +42,9 @@ from trajfile.report import MetricResult, Series, TensorResult, number, series
 Float = NDArray[np.float64]
 
 _SALIENCE = {"divergence": 0.95, "chaotic_equilibrium": 0.75, "convergence": 0.5}
+
+
+_DECLARE = "declare groups['scale_invariant']"
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Elr(RegimeRule, InvarianceRule, Metric):
                 "no tensor is declared scale-invariant and there are no gradients to find them "
                 "by; declare groups={'scale_invariant': [...]} or append gradients=...",
                 "gradients",
+                _DECLARE,
             )
         return invariance_needs(header) | {
             Inner(THETA, THETA, per_tensor=True),
@@ -101,7 +106,8 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         header = measured.header
         invariant = find_invariant(measured, self)
         if not invariant.tensors:
-            return self._nothing("skipped", invariant.reason, invariant)
+            nothing = self._nothing("skipped", invariant.reason, invariant)
+            return structs.replace(nothing, remedy=f"{_DECLARE} if some are")
         norm = inner_over(measured, THETA, THETA, invariant.tensors)
         across = inner_over(measured, THETA, STEP, invariant.tensors)
         moved = inner_over(measured, STEP, STEP, invariant.tensors)

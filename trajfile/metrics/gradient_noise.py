@@ -90,7 +90,8 @@ class GradientNoise(Metric):
         if header.gradient.get("stage") == "scaled":
             return Skipped(
                 "The gradient samples were recorded with a loss scale in them, which their "
-                "covariance cannot be told from; record them unscaled."
+                "covariance cannot be told from; record them unscaled.",
+                remedy="record them unscaled",
             )
         return frozenset({_GRAM})
 

@@ -97,7 +97,7 @@ class Imbalance(Metric):
             return Skipped("The imbalance needs params.", PARAMS)
         chain = layer_chain(header)
         if chain is None:
-            return Skipped(_NO_LAYERS)
+            return Skipped(_NO_LAYERS, remedy="declare groups['layers']")
         norms = Inner(THETA, THETA, per_tensor=True)
         return frozenset({norms, *self._pairs(header, chain).needs})
 

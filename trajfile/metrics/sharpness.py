@@ -140,7 +140,8 @@ class Sharpness(Metric):
         if usable:
             return Skipped(
                 "The gradients were recorded with a loss scale in them, which curvature cannot be "
-                "told from; record them unscaled, or record a sharpness scalar."
+                "told from; record them unscaled, or record a sharpness scalar.",
+                remedy="record them unscaled",
             )
         missing = GRADIENTS if header.has(PARAMS) else PARAMS
         return Skipped(
