@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import trajfile
 from tests.conformance.damage import read_all
 from trajfile.containers import Compression
-from trajfile.errors import FormatError
+from trajfile.errors import FormatError, TrajfileError
 
 FORMS = [
     pytest.param("run.h5", None, id="hdf5"),
@@ -61,10 +62,17 @@ def use(path: Path) -> str:
         refused.append(error)
     trajfile.validate(path)
     findings = trajfile.validate(path, deep=True)
-    for error in refused:  # what a reader refuses, a deep look reports
-        assert error.rule in {finding.id for finding in findings}
-        assert "\n" not in str(error)
+    for refusal in refused:  # what a reader refuses, a deep look reports
+        assert refusal.rule in {finding.id for finding in findings}
+        assert "\n" not in str(refusal)
     return "refused" if refused else "clean"
+
+
+def append_to(path: Path) -> None:
+    """Continue the run, which may be refused, but neither hang nor fail otherwise."""
+    params = {"w": np.zeros((8, 8), np.float32), "b": np.zeros(7, np.float32)}
+    with suppress(TrajfileError), trajfile.Writer(path, "a") as writer:
+        writer.append(9, params=params)
 
 
 def fuzz(folder: Path, name: str, compression: Compression, seed: int, trials: int) -> None:
@@ -76,9 +84,11 @@ def fuzz(folder: Path, name: str, compression: Compression, seed: int, trials: i
     for _ in range(trials):
         if path.is_dir():
             shutil.rmtree(path)
+        path.unlink(missing_ok=True)
         (shutil.copytree if whole.is_dir() else shutil.copyfile)(whole, path)
         flip_some(path, rng)
         outcomes.add(use(path))
+        append_to(path)
     assert outcomes == {"clean", "refused"}
 
 

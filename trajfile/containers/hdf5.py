@@ -76,12 +76,15 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
         check_identity(identity, path)
         with failures_as_damage(path):
             check_links(file, path)
+        store = Hdf5Store(file, path, identity)
+        journal = Journal(store, writable=False, power=False)
         if not writable:
-            return Journal(Hdf5Store(file, path, identity), writable=False, power=False)
+            return journal
+        store.check_indexes()
     except BaseException:
         file.close()
         raise
-    file.close()
+    journal.close()
     lock = WriterLock(path)
     try:
         file = _open_for_writing(path, lock)

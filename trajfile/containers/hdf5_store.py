@@ -77,6 +77,16 @@ class Hdf5Store:
                 if spec.columns is not None and self.columns(spec.key) < spec.columns:
                     raise self._wrong(spec.key, f"has fewer than {spec.columns} columns")
 
+    def check_indexes(self) -> None:
+        """Walk the chunk index of every array; to be called before appending.
+
+        In single-writer mode the library takes damage for a write in progress, and looks again
+        and again, for hours.
+        """
+        for key, dataset in self._datasets.items():
+            with failures_as_damage(self._path, f"/{key}"):
+                self._stored(dataset)
+
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
         with failures_as_damage(self._path, f"/{key}"):
