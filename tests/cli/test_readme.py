@@ -62,6 +62,23 @@ def test_command(
         json.loads(out)
 
 
+def test_the_screen_shown_is_the_screen(
+    folder_of_runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder_of_runs)
+    monkeypatch.setenv("COLUMNS", "100")
+    (shown,) = blocks("text")
+    with pytest.raises(SystemExit):
+        main(["analyze", "sample_data/edge_of_stability.h5", "--device", "cpu"])
+
+    def steady(screen: str) -> list[str]:
+        """Without the seconds, and without curves, whose last block rounding may turn."""
+        screen = re.sub(r"pass, .* on cpu", "pass on cpu", screen)
+        return [re.sub(r" *[▁-█]+( log)?$", "", line) for line in screen.splitlines()]
+
+    assert steady(capsys.readouterr().out) == steady(shown)
+
+
 def test_python_blocks(folder_of_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder_of_runs)
     quickstart, *others = blocks("python")
