@@ -102,7 +102,7 @@ class TestNotATrajectory:
         path = shutil.copy(tiny, tmp_path / "feature.h5")
         with h5py.File(path, "r+") as file:
             del file.attrs["requires"]
-            file.attrs["requires"] = ["time_travel"]
+            file.attrs["requires"] = np.array(["time_travel"], np.bytes_)
         broken(command, run, path, "time_travel")
 
 

@@ -81,9 +81,7 @@ def set_attribute(path: Path, name: str, value: list) -> None:
         zarr.open_group(path, mode="r+").attrs[name] = value
     else:
         with h5py.File(path, "r+") as file:
-            file.attrs[name] = np.array(
-                value, h5py.string_dtype() if name != "format_version" else "<i8"
-            )
+            file.attrs[name] = np.array(value, np.bytes_ if name != "format_version" else "<i8")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -350,3 +348,11 @@ def test_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist: make it first"):
         create(tmp_path / "nowhere" / "run.h5", SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["uuid", "requires", "uses", "format_version"])
+def test_root_attributes_of_another_type_are_not_looked_at(tmp_path: Path, name: str) -> None:
+    path = small_run(tmp_path / "run.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = np.array(["text of any length"], h5py.string_dtype())
+    check(path, Damaged, "T007", name)

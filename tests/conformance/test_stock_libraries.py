@@ -76,7 +76,7 @@ def test_h5py_reads_every_value(tmp_path: Path, compression: str | None) -> None
     with h5py.File(tmp_path / "run.h5", "r") as root:
         params = root["streams/params"]
         for lane, columns in expected.manifest.by_name["params"].lanes.items():
-            assert params[lane].attrs["dtype"] == lane
+            assert params[lane].attrs["dtype"].decode() == lane
             assert params[lane].shape == (10, columns)
             found, bits = params[lane][:], expected.lane("params", lane)
             if lane in {"bfloat16", "float8_e5m2"}:  # shown as wider floats of the same values
@@ -91,7 +91,7 @@ def test_h5py_reads_every_value(tmp_path: Path, compression: str | None) -> None
         np.testing.assert_array_equal(found.view(np.uint32), joined)
         values = root["scalars/value"][:]
         np.testing.assert_array_equal(values.view(np.uint64), expected.scalar_bits())
-        assert root.attrs["format"] == "trajfile"
+        assert root.attrs["format"] == b"trajfile"
         assert root.attrs["format_version"].tolist() == [1, 0]
         assert root.attrs["requires"].tolist() == []
 

@@ -28,8 +28,8 @@ from trajfile.containers.identity import Attributes, check_identity, new_identit
 from trajfile.containers.journal import Journal
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
 from trajfile.containers.writer_lock import WriterLock
-from trajfile.errors import ResourceError, UsageError
-from trajfile.schema import Manifest
+from trajfile.errors import Damaged, ResourceError, UsageError
+from trajfile.schema import FORMAT, Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
 _BOUNDS = ("v110", "v110")
@@ -37,6 +37,9 @@ _BOUNDS = ("v110", "v110")
 _JOINED_CHUNK = 1024
 _GZIP_LEVEL = 4
 _ZSTD_LEVEL = 3
+
+
+_IDENTITY = ("format", "format_version", "uuid", "requires", "uses")
 
 
 def create_hdf5(
@@ -50,9 +53,10 @@ def create_hdf5(
         file = h5py.File(path, "x", libver=_BOUNDS)
         try:
             for name, value in identity.items():
-                text = isinstance(value, str) or name in {"requires", "uses"}
-                kind = h5py.string_dtype() if text else "<i8"
-                file.attrs[name] = value if isinstance(value, str) else np.array(value, kind)
+                # Fixed-length text: variable-length text lies in a heap without a checksum, and
+                # a flipped bit there sends the library into an endless loop.
+                integers = name == "format_version"
+                file.attrs[name] = np.array(value, "<i8" if integers else np.bytes_)
             for spec in layout(manifest):
                 _create_array(file, spec, compression)
                 if spec.lane:
@@ -102,19 +106,28 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
 def read_identity(file: h5py.File) -> Attributes:
     """The root attributes that have the types they should have."""
     found: dict[str, str | tuple[int, ...] | tuple[str, ...]] = {}
-    for name in ("format", "format_version", "uuid", "requires", "uses"):
+    for name in _IDENTITY:
         try:
+            if file.attrs.get_id(name).dtype.kind not in "iuS":
+                continue  # variable-length text is not even looked at
             value = file.attrs[name]
         except LIBRARY_FAILURES:
             continue
         if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, str):
-            found[name] = value
+            found[name] = value.decode("utf-8", "replace")
         elif isinstance(value, np.ndarray) and value.dtype.kind in "iu":
             found[name] = tuple(int(item) for item in value.ravel())
-        elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
-            found[name] = tuple(str(item) for item in value.ravel())
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "S":
+            found[name] = tuple(item.decode("utf-8", "replace") for item in value.ravel())
+    if found.get("format") == FORMAT and len(found) < len(_IDENTITY):
+        missing = next(name for name in _IDENTITY if name not in found)
+        raise Damaged(
+            f"{file.filename}: the root attribute {missing!r} is missing or not of the format's "
+            "type; restore the file from a copy",
+            path=file.filename,
+            location="/",
+            rule="T007",
+        )
     return found
 
 
@@ -144,7 +157,7 @@ def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> 
     space = h5s.create_simple(shape, limit)
     made = h5d.create(file.id, spec.key.encode(), file_type(spec.dtype), space, plist, links)
     if spec.lane:
-        h5py.Dataset(made).attrs["dtype"] = spec.dtype
+        h5py.Dataset(made).attrs["dtype"] = np.bytes_(spec.dtype)
 
 
 def _open_for_writing(path: Path, lock: WriterLock) -> h5py.File:
