@@ -8,6 +8,7 @@ import random
 import numpy as np
 
 from tests.twin import Dense
+from trajfile.engine.measurements import Band, Measurements
 
 
 def dense(
@@ -135,3 +136,19 @@ def random_rotation(rate, decay, steps, size, *, momentum=0.0, adam=False, seed=
             buffer = momentum * buffer + slope / np.linalg.norm(theta) + decay * theta
             theta = theta - rate * buffer
     return np.array(rows)
+
+
+def measure_long(dense, needs, thetas, slopes):
+    """As `twin.measure` at lag 0, for one tensor ``w`` of many rows, by whole-array NumPy."""
+    bands = {}
+    for need in needs:
+        left, right = (
+            np.concatenate([np.diff(x, axis=0), np.full((1, x.shape[1]), np.nan)])
+            if row.form == "difference"
+            else x
+            for row in (need.left, need.right)
+            for x in [thetas if row.stream == "params" else slopes]
+        )
+        inner = (left * right).sum(axis=1)[:, None]
+        bands[need.left, need.right] = Band((0,), inner, {"w": inner})
+    return Measurements(dense.header, bands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -33,7 +34,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Metric:
+class Metric(ABC):
     """Base of the metrics. A subclass is a frozen dataclass whose fields are its options.
 
     Class attributes:
@@ -50,16 +51,16 @@ class Metric:
     reference: ClassVar[str]
     ingredients: ClassVar[str]
 
+    @abstractmethod
     def needs(self, header: Header) -> frozenset[Need] | Skipped:
         """What must be measured, given what the run holds; or why nothing can be.
 
         Pure and deterministic: `compute` may call it, or its parts, again.
         """
-        raise NotImplementedError  # abstract
 
+    @abstractmethod
     def compute(self, measured: Measurements) -> MetricResult:
         """The result, from the measurements that `needs` declared."""
-        raise NotImplementedError  # abstract
 
     @property
     def options(self) -> dict[str, float | int | str | bool | None]:

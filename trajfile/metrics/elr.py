@@ -21,8 +21,9 @@ from trajfile.metrics.intervals import (
     stated,
 )
 from trajfile.metrics.non_finite import listed
+from trajfile.metrics.random_level import random_level
 from trajfile.metrics.ranges import Count, Part
-from trajfile.metrics.regime import Regime, RegimeRule, classify, random_level
+from trajfile.metrics.regime import Regime, RegimeRule, classify
 from trajfile.metrics.regime_words import regime_finding, regime_sentence
 from trajfile.metrics.robust import first, last, mean, median
 from trajfile.metrics.rotation import equilibrium_figures

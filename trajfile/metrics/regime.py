@@ -26,10 +26,6 @@ Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
 Word = Literal["convergence", "chaotic_equilibrium", "divergence", "undetermined"]
 
-#: A first loss later than this step, and than this part of the run, says nothing of its start.
-_START_STEP = 10
-_START_PART = 0.02
-
 #: Rows that a block holds at least, where there are enough.
 _BLOCK_ROWS = 4
 
@@ -302,26 +298,6 @@ def _figures(name: str, stretch: Stretch, rows: Float) -> dict[str, Any]:
         f"{name}_change_factor_interval": stretch.factor_interval,
         f"{name}_mann_kendall_z": stretch.z,
     }
-
-
-def random_level(steps: Steps, loss: Float, rule: RegimeRule) -> float | None:
-    """Loss of a network that knows nothing yet.
-
-    Args:
-        steps: Every step at which the loss was recorded, int64, shape (n,).
-        loss: The losses; what is not finite is left out.
-        rule: Its `random_loss` comes first.
-
-    Returns:
-        The option, else the median of the first three losses if they cover the run's start;
-        None if they do not.
-    """
-    if rule.random_loss is not None:
-        return rule.random_loss
-    first = np.flatnonzero(np.isfinite(loss))[:3]
-    if not len(first) or steps[first[0]] > max(_START_STEP, _START_PART * steps[-1]):
-        return None
-    return float(np.median(loss[first]))
 
 
 def _undetermined(reason: str, evidence: dict[str, Any] | None = None) -> Regime:

@@ -9,7 +9,6 @@ import pytest
 
 from tests import toys
 from tests.twin import Dense, measure
-from trajfile.engine.measurements import Band, Measurements
 from trajfile.metrics.base import Skipped
 from trajfile.metrics.periodicity import Periodicity
 
@@ -31,18 +30,7 @@ def run_long(thetas, slopes, rate, decay, steps=None, **options):
         thetas, slopes, steps=steps, rates=rate, groups=INVARIANT, optimizer=sgd(decay)
     )
     metric = Periodicity(**options)
-    bands = {}
-    for need in metric.needs(dense.header):
-        left, right = (
-            np.concatenate([np.diff(x, axis=0), np.full((1, 2), np.nan)])
-            if row.form == "difference"
-            else x
-            for row in (need.left, need.right)
-            for x in [thetas if row.stream == "params" else slopes]
-        )
-        inner = (left * right).sum(axis=1)[:, None]
-        bands[need.left, need.right] = Band((0,), inner, {"w": inner})
-    return metric.compute(Measurements(dense.header, bands))
+    return metric.compute(toys.measure_long(dense, metric.needs(dense.header), thetas, slopes))
 
 
 @pytest.fixture(scope="module")

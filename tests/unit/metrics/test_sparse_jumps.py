@@ -7,7 +7,6 @@ import pytest
 
 from tests import toys
 from tests.unit.metrics.test_intervals import autoregressive
-from trajfile.engine.measurements import Band, Measurements
 from trajfile.metrics.periodicity import Periodicity
 
 RATE, DECAY, STEPS = 0.1, 0.005, 16_000
@@ -23,18 +22,7 @@ def run(thetas, slopes, steps, *, losses=None, decay=DECAY, **options):
     if losses is not None:
         dense.scalars["loss"] = (np.arange(len(losses)), losses)
     metric = Periodicity(**options)
-    bands = {}
-    for need in metric.needs(dense.header):
-        left, right = (
-            np.concatenate([np.diff(x, axis=0), np.full((1, 2), np.nan)])
-            if row.form == "difference"
-            else x
-            for row in (need.left, need.right)
-            for x in [thetas if row.stream == "params" else slopes]
-        )
-        inner = (left * right).sum(axis=1)[:, None]
-        bands[need.left, need.right] = Band((0,), inner, {"w": inner})
-    return metric.compute(Measurements(dense.header, bands))
+    return metric.compute(toys.measure_long(dense, metric.needs(dense.header), thetas, slopes))
 
 
 @pytest.fixture(scope="module")
