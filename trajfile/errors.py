@@ -21,7 +21,7 @@ class FormatError(TrajfileError):
     Attributes:
         path: The file or folder.
         location: Where inside it, as an array key such as ``/commits``; empty for the whole.
-        rule: The stable id of the rule of spec/format.md that is broken, such as ``T004``.
+        rule: The stable id of the rule of spec/format.md that is broken, such as ``CORE-004``.
     """
 
     def __init__(self, message: str, *, path: object = "", location: str = "", rule: str = ""):

@@ -26,7 +26,7 @@ def scan(container: Container, stream: str) -> Iterator[Finding]:
         stream: The stream.
 
     Yields:
-        A finding for each damaged row of a lane, up to ten a lane, and one (T045) if values are
+        A finding for each damaged row of a lane, up to ten a lane, and one (USE-006) if values are
         not finite, naming the first step and tensor.
     """
     spec = container.manifest().by_name[stream]
@@ -51,7 +51,7 @@ def scan(container: Container, stream: str) -> Iterator[Finding]:
         row, tensor = first
         steps, _ = container.keys(stream)
         yield finding(
-            "T045",
+            "USE-006",
             f"/streams/{stream}",
             f"{stream} is not finite in {int(spoilt.sum())} of {rows} rows, first at step "
             f"{steps[row]} in {tensor!r}",

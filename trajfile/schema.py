@@ -174,12 +174,12 @@ def parse_manifest(lines: bytes) -> Manifest:
         SchemaError: If the bytes are not JSON of the manifest's shape or break a rule.
     """
     if not lines.endswith(b"\n"):
-        raise SchemaError("the last manifest line does not end in a newline", "T020")
+        raise SchemaError("the last manifest line does not end in a newline", "CORE-013")
     last = lines[:-1].rpartition(b"\n")[2]
     try:
         manifest = msgspec.json.decode(last, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SchemaError(f"the manifest is not valid: {error}", "T020") from error
+        raise SchemaError(f"the manifest is not valid: {error}", "CORE-013") from error
     check_manifest(manifest)
     return manifest
 
@@ -190,13 +190,13 @@ def check_manifest(manifest: Manifest) -> None:
     Raises:
         SchemaError: Naming the first broken rule.
     """
-    _unique([stream.name for stream in manifest.streams], "stream", "T021")
-    _unique(list(manifest.scalars), "scalar", "T022")
+    _unique([stream.name for stream in manifest.streams], "stream", "STR-001")
+    _unique(list(manifest.scalars), "scalar", "STR-002")
     for name in manifest.scalars:
         check_name(name, "scalar")
     for stream in manifest.streams:
         if not _STREAM_NAME.fullmatch(stream.name):
-            raise SchemaError(f"{stream.name!r} is not a stream name of format 1.0", "T021")
+            raise SchemaError(f"{stream.name!r} is not a stream name of format 1.0", "STR-001")
         _check_tensors(stream)
 
 
@@ -210,40 +210,44 @@ def check_name(name: str, what: str) -> None:
         raise SchemaError(
             f"{what} name {name[:60]!r} is empty, longer than {_MAX_NAME} characters, "
             "or holds unprintable characters",
-            "T023",
+            "STR-003",
         )
 
 
 def _check_tensors(stream: StreamSpec) -> None:
     where = f"/streams/{stream.name}"
-    _unique([tensor.name for tensor in stream.tensors], f"tensor of {stream.name}", "T024")
+    _unique([tensor.name for tensor in stream.tensors], f"tensor of {stream.name}", "STR-004")
     ends: dict[str, int] = {}
     joined: dict[str, int] = {}
     for tensor in stream.tensors:
         check_name(tensor.name, "tensor")
         if tensor.dtype not in ITEM_SIZES:
-            raise SchemaError(f"{tensor.name!r} has unknown dtype {tensor.dtype!r}", "T025", where)
+            raise SchemaError(
+                f"{tensor.name!r} has unknown dtype {tensor.dtype!r}", "DT-001", where
+            )
         if min(tensor.shape, default=0) < 0 or len(tensor.shape) > 32 or tensor.first_row < 0:
-            raise SchemaError(f"{tensor.name!r} has impossible shape or first row", "T026", where)
+            raise SchemaError(
+                f"{tensor.name!r} has impossible shape or first row", "STR-005", where
+            )
         expected = ends.get(tensor.dtype, 0)
         if tensor.offset != expected:
             raise SchemaError(
                 f"{tensor.name!r} starts at column {tensor.offset} of lane {tensor.dtype}, "
                 f"expected {expected}: columns must follow one another without holes",
-                "T027",
+                "STR-006",
                 where,
             )
         if tensor.first_row < joined.get(tensor.dtype, 0):
             raise SchemaError(
                 f"{tensor.name!r} joins at row {tensor.first_row}, before a tensor that lies to "
                 f"its left in lane {tensor.dtype}: lanes only widen",
-                "T028",
+                "STR-007",
                 where,
             )
         joined[tensor.dtype] = tensor.first_row
         ends[tensor.dtype] = expected + tensor.size
         if ends[tensor.dtype] > _MAX_COLUMNS:
-            raise SchemaError(f"lane {tensor.dtype} exceeds 2^48 columns", "T026", where)
+            raise SchemaError(f"lane {tensor.dtype} exceeds 2^48 columns", "STR-005", where)
 
 
 def _unique(names: list[str], what: str, rule: str) -> None:

@@ -14,7 +14,7 @@ from trajfile.errors import FormatError, NotATrajectory
 from trajfile.paths import local_path
 from trajfile.provenance import gradient_problems, optimizer_problems
 from trajfile.report import Finding, Value
-from trajfile.rules import broken, finding
+from trajfile.rules import RULES, broken, finding
 from trajfile.scan import scan
 from trajfile.schema import (
     ABSENT_BITS,
@@ -50,13 +50,15 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Findin
     """
     path = local_path(path)
     if not path.exists():
-        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="T001")
+        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
     try:
         container = open_container(path)
     except FormatError as error:
         return [broken(error)]
     try:
-        return sorted(check(container, deep=deep), key=lambda finding: finding.id)
+        return sorted(
+            check(container, deep=deep), key=lambda finding: list(RULES).index(finding.id)
+        )
     finally:
         container.close()
 
@@ -92,17 +94,17 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
 
 def _commits(commits: NDArray[np.int64]) -> Iterator[Finding]:
     if not len(commits):
-        yield finding("T040", "/commits", "nothing has been committed yet")
+        yield finding("USE-001", "/commits", "nothing has been committed yet")
     numbers, steps = commits[:, 0], commits[:, 1]
     wrong = np.flatnonzero(numbers != np.arange(len(numbers)))
     if len(wrong):
         at = int(wrong[0])
-        yield finding("T030", "/commits", f"commit {at} is numbered {numbers[at]}", commit=at)
+        yield finding("COM-003", "/commits", f"commit {at} is numbered {numbers[at]}", commit=at)
     back = np.flatnonzero(np.diff(steps) < 0)
     if len(back):
         at = int(back[0]) + 1
         message = f"commit {at} has step {steps[at]}, after step {steps[at - 1]}"
-        yield finding("T030", "/commits", message, commit=at)
+        yield finding("COM-003", "/commits", message, commit=at)
 
 
 def _manifest(manifest: Manifest) -> Iterator[Finding]:
@@ -119,15 +121,15 @@ def _manifest(manifest: Manifest) -> Iterator[Finding]:
                 f"group {group!r} names {unknown[0]!r}, which no snapshot holds: misspelt, unless "
                 "it joins later"
             )
-            yield finding("T046", "/manifest", message, group=group, tensors=unknown)
+            yield finding("USE-007", "/manifest", message, group=group, tensors=unknown)
     for problem in optimizer_problems(manifest.optimizer):
-        yield finding("T036", "/manifest", problem)
+        yield finding("CORE-014", "/manifest", problem)
     for problem in gradient_problems(manifest.gradient):
-        yield finding("T037", "/manifest", problem)
+        yield finding("CORE-015", "/manifest", problem)
     unstated = [key for key in ("stage", "source") if manifest.gradient.get(key) is None]
     if unstated and {GRADIENTS, GRADIENT_SAMPLES} & set(manifest.by_name):
         message = f"gradients are recorded without stating their {' and '.join(unstated)}"
-        yield finding("T041", "/manifest", message)
+        yield finding("USE-002", "/manifest", message)
 
 
 def _against_params(stream: StreamSpec, params: StreamSpec) -> Iterator[Finding]:
@@ -136,20 +138,20 @@ def _against_params(stream: StreamSpec, params: StreamSpec) -> Iterator[Finding]
         param = params.by_name.get(tensor.name)
         if param is None:
             message = f"{stream.name} holds {tensor.name!r}, which params does not"
-            yield finding("T035", where, message, tensor=tensor.name)
+            yield finding("STR-009", where, message, tensor=tensor.name)
         elif stream.name in _SHAPED_LIKE_PARAMS and tensor.shape != param.shape:
             message = (
                 f"{stream.name} holds {tensor.name!r} with shape {tensor.shape}, expected "
                 f"{param.shape} as in params"
             )
-            yield finding("T035", where, message, tensor=tensor.name)
+            yield finding("STR-009", where, message, tensor=tensor.name)
 
 
 def _keys(container: Container, stream: str, committed: NDArray[np.int64]) -> Iterator[Finding]:
     where = f"/streams/{stream}/step"
     steps, samples = container.keys(stream)
     if samples is None:
-        yield from _order(steps, "T031", where)
+        yield from _order(steps, "STR-008", where)
     else:
         # A row either opens a later step with sample 0 or adds the next sample to its step.
         opens = np.diff(steps, prepend=-1) > 0
@@ -158,16 +160,16 @@ def _keys(container: Container, stream: str, committed: NDArray[np.int64]) -> It
         if len(wrong):
             row = int(wrong[0])
             message = f"row {row} is sample {samples[row]} of step {steps[row]}, out of order"
-            yield finding("T031", where, message, row=row)
-    yield from _committed(steps, committed, "T032", where)
+            yield finding("STR-008", where, message, row=row)
+    yield from _committed(steps, committed, "COM-004", where)
 
 
 def _scalars(
     container: Container, manifest: Manifest, committed: NDArray[np.int64]
 ) -> Iterator[Finding]:
     steps, values = container.scalars()
-    yield from _order(steps, "T033", "/scalars/step")
-    yield from _committed(steps, committed, "T033", "/scalars/step")
+    yield from _order(steps, "COM-005", "/scalars/step")
+    yield from _committed(steps, committed, "COM-005", "/scalars/step")
     present = np.ascontiguousarray(values).view(np.uint64) != np.uint64(ABSENT_BITS)
     for column, name in enumerate(manifest.scalars):
         wrong = np.flatnonzero(present[:, column] & ~np.isfinite(values[:, column]))
@@ -175,7 +177,7 @@ def _scalars(
             first = int(steps[wrong[0]])
             message = f"scalar {name!r} is not finite at {len(wrong)} steps, first at step {first}"
             yield finding(
-                "T044", "/scalars/value", message, scalar=name, count=len(wrong), step=first
+                "USE-005", "/scalars/value", message, scalar=name, count=len(wrong), step=first
             )
     yield from _learning_rate(manifest, steps, values, len(committed))
 
@@ -190,13 +192,13 @@ def _learning_rate(
         if len(wrong):
             step = int(steps[wrong[0]])
             message = f"the learning rate is {rates[wrong[0]]} at step {step}"
-            yield finding("T043", "/scalars/value", message, count=len(wrong), step=step)
+            yield finding("USE-004", "/scalars/value", message, count=len(wrong), step=step)
     elif commits and stated.get("learning_rate") is None and stated.get("lr") is None:
         message = (
             "no learning rate is known: record it as the scalar 'learning_rate', or state it in "
             "the optimizer; several metrics need it"
         )
-        yield finding("T042", "/scalars/value", message)
+        yield finding("USE-003", "/scalars/value", message)
 
 
 def _order(steps: NDArray[np.int64], rule: str, where: str) -> Iterator[Finding]:

@@ -57,7 +57,7 @@ def broken(command, run, path, *words):
         assert outcome.code == 1, outcome.err
         assert outcome.err == ""
         finding, verdict = outcome.out.splitlines()
-        assert re.match(r"T0\d\d  error  ", finding)
+        assert re.match(r"[A-Z0-9]+-\d{3}  error  ", finding)
         assert all(word in finding for word in words)
         assert "not valid, 1 error" in verdict
     else:

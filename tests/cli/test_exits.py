@@ -15,7 +15,7 @@ from trajfile import errors
         (errors.NotATrajectory("no file", path="a.h5"), 3, "a.h5: no file"),
         (errors.NotATrajectory("a.h5 is missing", path="a.h5"), 3, "a.h5 is missing"),
         (errors.UnsupportedVersion("newer"), 3, "newer"),
-        (errors.Damaged("bad sum.", path="a.h5", rule="T004"), 3, "a.h5: bad sum [T004]"),
+        (errors.Damaged("bad sum.", path="a.h5", rule="CORE-004"), 3, "a.h5: bad sum [CORE-004]"),
         (errors.Unsafe("an external link"), 3, "an external link"),
         (errors.ResourceError("no GPU"), 4, "no GPU"),
         (MemoryError(), 4, "out of memory"),

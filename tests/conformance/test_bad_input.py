@@ -42,24 +42,24 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_missing(tmp_path: Path, suffix: str) -> None:
-    check(tmp_path / f"none{suffix}", NotATrajectory, "T001", "no such file")
+    check(tmp_path / f"none{suffix}", NotATrajectory, "CORE-001", "no such file")
 
 
 def test_text_renamed(tmp_path: Path) -> None:
     path = tmp_path / "notes.h5"
     path.write_text("epoch,loss\n1,0.3\n")
-    check(path, NotATrajectory, "T002", "is not an HDF5 file")
+    check(path, NotATrajectory, "CORE-002", "is not an HDF5 file")
     path.write_text("")
-    check(path, NotATrajectory, "T002", "is not an HDF5 file")
+    check(path, NotATrajectory, "CORE-002", "is not an HDF5 file")
 
 
 def test_folder_of_something_else(tmp_path: Path) -> None:
     path = tmp_path / "data.zarr"
     path.mkdir()
-    check(path, NotATrajectory, "T002", "not a Zarr v3 group")
+    check(path, NotATrajectory, "CORE-002", "not a Zarr v3 group")
     for text in ("{}", "[" * 100_000, "\xff", '{"zarr_format": 2, "node_type": "group"}'):
         (path / "zarr.json").write_text(text, encoding="latin-1")
-        check(path, NotATrajectory, "T002", "not a Zarr v3 group")
+        check(path, NotATrajectory, "CORE-002", "not a Zarr v3 group")
 
 
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
@@ -68,12 +68,12 @@ def test_another_programs_hdf5(tmp_path: Path, libver: str) -> None:
     with h5py.File(path, "w", libver=libver) as file:
         file["x"] = np.arange(4)
         file.attrs["format"] = np.float64(3)
-    check(path, NotATrajectory, "T003", "another program")
+    check(path, NotATrajectory, "CORE-003", "another program")
 
 
 def test_another_programs_zarr(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "other.zarr", attributes={"format": [1, "x"]})
-    check(tmp_path / "other.zarr", NotATrajectory, "T003", "another program")
+    check(tmp_path / "other.zarr", NotATrajectory, "CORE-003", "another program")
 
 
 def set_attribute(path: Path, name: str, value: list) -> None:
@@ -93,16 +93,16 @@ def test_versions_and_features(tmp_path: Path, suffix: str) -> None:
     assert container.format_version == (1, 7)
     container.close()
     set_attribute(path, "requires", ["holograms"])
-    check(path, UnsupportedVersion, "T005", "holograms")
+    check(path, UnsupportedVersion, "CORE-005", "holograms")
     set_attribute(path, "format_version", [2, 0])
-    check(path, UnsupportedVersion, "T004", "format version 2.0")
+    check(path, UnsupportedVersion, "CORE-004", "format version 2.0")
 
 
 def test_truncated_hdf5_at_any_length(hdf5: Path) -> None:
     data = hdf5.read_bytes()
     for length in [9, 40, 47, 48, 300, *range(1000, len(data), 9973), len(data) - 1]:
         hdf5.write_bytes(data[:length])
-        check(hdf5, Damaged, "T006", "truncated")
+        check(hdf5, Damaged, "CORE-006", "truncated")
 
 
 def test_creation_unfinished(tmp_path: Path) -> None:
@@ -112,12 +112,12 @@ def test_creation_unfinished(tmp_path: Path) -> None:
         "f['x'] = 1; f.flush(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script], check=False)
-    check(path, Damaged, "T018", "being created")
+    check(path, Damaged, "CORE-012", "being created")
 
 
 def test_a_bit_flips_in_a_lane_of_hdf5(hdf5: Path) -> None:
     flip(hdf5, chunk_offset(hdf5, "streams/params/float32", 1) + 77)
-    check(hdf5, Damaged, "T012", "checksum")
+    check(hdf5, Damaged, "SUM-003", "checksum")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_bit_flips_in_a_table(tmp_path: Path, key: str, suffix: str) -> None:
         flip(path, chunk_offset(path, key, 0) + 3)
     else:
         flip(next((path / key).glob("c.0*")), 3)
-    check(path, Damaged, "T010", "checksum in the commit record")
+    check(path, Damaged, "SUM-001", "checksum in the commit record")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -146,7 +146,7 @@ def test_commit_records(tmp_path: Path, suffix: str) -> None:
     container.close()
     flip(file, start + 2 * width)
     flip(file, start + width)
-    check(path, Damaged, "T008", "commit record 1")
+    check(path, Damaged, "COM-001", "commit record 1")
 
 
 def test_a_chunk_vanishes_from_hdf5(hdf5: Path) -> None:
@@ -154,16 +154,16 @@ def test_a_chunk_vanishes_from_hdf5(hdf5: Path) -> None:
         lane = file["streams/params/float32"]
         lane.resize(2, axis=0)
         lane.resize(3, axis=0)
-    check(hdf5, Damaged, "T011", "row 2 is missing")
+    check(hdf5, Damaged, "SUM-002", "row 2 is missing")
 
 
 def test_rows_vanish_from_hdf5(hdf5: Path) -> None:
     with h5py.File(hdf5, "r+") as file:
         file["streams/params/step"].resize(2, axis=0)
-    check(hdf5, Damaged, "T009", "2 rows where 3 are committed")
+    check(hdf5, Damaged, "COM-002", "2 rows where 3 are committed")
     with h5py.File(hdf5, "r+") as file:
         del file["streams/params/step"]
-    check(hdf5, Damaged, "T007", "is missing")
+    check(hdf5, Damaged, "CORE-007", "is missing")
 
 
 def test_an_array_of_another_type_in_hdf5(hdf5: Path) -> None:
@@ -172,15 +172,15 @@ def test_an_array_of_another_type_in_hdf5(hdf5: Path) -> None:
         file.create_dataset(
             "streams/params/float32", (3, 3000), "f8", chunks=(1, 3000), fletcher32=True
         )
-    check(hdf5, Damaged, "T007", "does not hold float32")
+    check(hdf5, Damaged, "CORE-007", "does not hold float32")
     with h5py.File(hdf5, "r+") as file:
         del file["streams/params/float32"]
         file.create_dataset("streams/params/float32", (3, 3000), "f4", chunks=(1, 3000))
-    check(hdf5, Damaged, "T007", "through filters ()")
+    check(hdf5, Damaged, "CORE-007", "through filters ()")
     with h5py.File(hdf5, "r+") as file:
         del file["streams/params/float32"]
         file.create_dataset("streams/params/float32", (3, 3000), "f4")
-    check(hdf5, Damaged, "T007", "not chunked")
+    check(hdf5, Damaged, "CORE-007", "not chunked")
 
 
 @pytest.mark.parametrize("kind", ["soft", "external", "hard", "loop"])
@@ -195,7 +195,7 @@ def test_links_in_hdf5(hdf5: Path, tmp_path: Path, kind: str) -> None:
             file["again"] = file["manifest"]
         else:
             file["streams/again"] = file["/"]
-    check(hdf5, Unsafe, "T013", "link")
+    check(hdf5, Unsafe, "CORE-008", "link")
 
 
 @pytest.mark.parametrize("kind", ["external", "virtual"])
@@ -211,7 +211,7 @@ def test_storage_elsewhere_in_hdf5(hdf5: Path, tmp_path: Path, kind: str) -> Non
             virtual = h5py.VirtualLayout((3,), "i8")
             virtual[:] = source
             file.create_virtual_dataset("streams/params/step", virtual)
-    check(hdf5, Unsafe, "T014", "external or virtual storage")
+    check(hdf5, Unsafe, "H5-001", "external or virtual storage")
 
 
 def test_unknown_filter_in_hdf5(hdf5: Path) -> None:
@@ -220,7 +220,7 @@ def test_unknown_filter_in_hdf5(hdf5: Path) -> None:
         file.create_dataset(
             "streams/params/float32", (3, 3000), "f4", chunks=(1, 3000), compression="lzf"
         )
-    check(hdf5, Unsafe, "T015", "HDF5 filter 32000")
+    check(hdf5, Unsafe, "CORE-009", "HDF5 filter 32000")
 
 
 @pytest.mark.parametrize("key", ["commits", "manifest", "scalars/value"])
@@ -228,7 +228,7 @@ def test_a_shape_beyond_all_bytes_in_hdf5(hdf5: Path, key: str) -> None:
     with h5py.File(hdf5, "r+") as file:
         file[key].resize(2**44, axis=0)
     if key == "commits":
-        check(hdf5, Unsafe, "T017", "far beyond the bytes stored")
+        check(hdf5, Unsafe, "CORE-011", "far beyond the bytes stored")
     else:
         open_container(hdf5).close()  # what is not committed does not matter
 
@@ -242,20 +242,20 @@ def test_a_shard_goes_wrong(folder: Path) -> None:
         (len(whole) - 12, "index fails"),
     ]:
         flip(lane / "c.1.0", place)
-        check(folder, Damaged, "T012", words)
+        check(folder, Damaged, "SUM-003", words)
         (lane / "c.1.0").write_bytes(whole)
     for length in (0, 7, 1000, len(whole) - 1):
         (lane / "c.1.0").write_bytes(whole[:length])
-        assert refusal(folder).rule == "T012"
+        assert refusal(folder).rule == "SUM-003"
     (lane / "c.1.0").unlink()
-    check(folder, Damaged, "T011", "row 1 is missing")
+    check(folder, Damaged, "SUM-002", "row 1 is missing")
 
 
 def test_a_chunk_is_missing_within_a_shard(folder: Path) -> None:
     array = zarr.open_array(folder / "streams/params/float32", mode="r+")
     (folder / "streams/params/float32/c.1.0").unlink()
     array[1] = np.full(3000, np.nan, np.float32)  # the fill value, so nothing is stored
-    assert refusal(folder).rule == "T011"
+    assert refusal(folder).rule == "SUM-002"
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
@@ -267,37 +267,37 @@ def test_a_compressed_chunk_inflates_beyond_its_size(tmp_path: Path, compression
     bomb.close()
     lane = path / "streams/params/float32"
     shutil.copy(tmp_path / "bomb.zarr/streams/params/float32/c.0.0", lane / "c.1.0")
-    check(path, Damaged, "T012", "cannot be decompressed")
+    check(path, Damaged, "SUM-003", "cannot be decompressed")
 
 
 def test_tables_of_zarr(folder: Path) -> None:
     chunk = folder / "streams/params/step/c.0"
     data = chunk.read_bytes()
     chunk.write_bytes(data[:-1])
-    check(folder, Damaged, "T012", "does not have 4096 bytes")
+    check(folder, Damaged, "SUM-003", "does not have 4096 bytes")
     chunk.unlink()
-    check(folder, Damaged, "T009", "fewer than the 3 rows")
+    check(folder, Damaged, "COM-002", "fewer than the 3 rows")
     shutil.rmtree(chunk.parent)
-    check(folder, Damaged, "T007", "missing")
+    check(folder, Damaged, "CORE-007", "missing")
 
 
 def test_documents_of_zarr(folder: Path) -> None:
     document = folder / "streams/params/float32/zarr.json"
     good = document.read_bytes()
     cases: list[tuple[dict[str, object], type[Exception], str]] = [
-        ({"data_type": "float64"}, Damaged, "T007"),
-        ({"shape": [3, 2999]}, Damaged, "T007"),
-        ({"shape": [3]}, Damaged, "T007"),
-        ({"shape": []}, Damaged, "T007"),
-        ({"shape": "large"}, Damaged, "T007"),
-        ({"codecs": [{"name": "bytes"}]}, Damaged, "T007"),
-        ({"codecs": [{"name": "pickle"}]}, Unsafe, "T015"),
-        ({"codecs": []}, Damaged, "T007"),
-        ({"codecs": [{"name": "sharding_indexed", "configuration": {}}]}, Damaged, "T007"),
-        ({"chunk_grid": {"name": "regular", "configuration": {}}}, Damaged, "T007"),
-        ({"chunk_key_encoding": {"name": "default"}}, Damaged, "T007"),
-        ({"storage_transformers": [{"name": "x"}]}, Damaged, "T007"),
-        ({"node_type": "group"}, Damaged, "T007"),
+        ({"data_type": "float64"}, Damaged, "CORE-007"),
+        ({"shape": [3, 2999]}, Damaged, "CORE-007"),
+        ({"shape": [3]}, Damaged, "CORE-007"),
+        ({"shape": []}, Damaged, "CORE-007"),
+        ({"shape": "large"}, Damaged, "CORE-007"),
+        ({"codecs": [{"name": "bytes"}]}, Damaged, "CORE-007"),
+        ({"codecs": [{"name": "pickle"}]}, Unsafe, "CORE-009"),
+        ({"codecs": []}, Damaged, "CORE-007"),
+        ({"codecs": [{"name": "sharding_indexed", "configuration": {}}]}, Damaged, "CORE-007"),
+        ({"chunk_grid": {"name": "regular", "configuration": {}}}, Damaged, "CORE-007"),
+        ({"chunk_key_encoding": {"name": "default"}}, Damaged, "CORE-007"),
+        ({"storage_transformers": [{"name": "x"}]}, Damaged, "CORE-007"),
+        ({"node_type": "group"}, Damaged, "CORE-007"),
     ]
     for changes, error, rule in cases:
         edit_json(document, **changes)
@@ -306,7 +306,7 @@ def test_documents_of_zarr(folder: Path) -> None:
         document.write_bytes(good)
     for junk in (b"{", b"\xff\xfe", b"[" * 100_000, b"null"):
         document.write_bytes(junk)
-        assert refusal(folder).rule == "T007"
+        assert refusal(folder).rule == "CORE-007"
 
 
 @pytest.mark.parametrize(
@@ -315,19 +315,19 @@ def test_documents_of_zarr(folder: Path) -> None:
 def test_symbolic_links_in_zarr(folder: Path, tmp_path: Path, place: str) -> None:
     (folder / place).rename(tmp_path / "elsewhere")
     (folder / place).symlink_to(tmp_path / "elsewhere")
-    check(folder, Unsafe, "T013", "symbolic link")
+    check(folder, Unsafe, "CORE-008", "symbolic link")
 
 
 @pytest.mark.parametrize("place", ["streams/params/float32/c.1.0", "manifest/c.0", "zarr.json"])
 def test_pipes_in_zarr(folder: Path, place: str) -> None:
     (folder / place).unlink()
     os.mkfifo(folder / place)
-    check(folder, Unsafe, "T016", "not a regular file")
+    check(folder, Unsafe, "CORE-010", "not a regular file")
 
 
 def test_a_pipe_for_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.h5")
-    check(tmp_path / "run.h5", Unsafe, "T016", "not a regular file")
+    check(tmp_path / "run.h5", Unsafe, "CORE-010", "not a regular file")
 
 
 def test_a_link_to_a_whole_trajectory_is_the_users_own(hdf5: Path, folder: Path) -> None:
@@ -355,4 +355,4 @@ def test_root_attributes_of_another_type_are_not_looked_at(tmp_path: Path, name:
     path = small_run(tmp_path / "run.h5")
     with h5py.File(path, "r+") as file:
         file.attrs[name] = np.array(["text of any length"], h5py.string_dtype())
-    check(path, Damaged, "T007", name)
+    check(path, Damaged, "CORE-007", name)

@@ -343,7 +343,7 @@ def test_damage_met_by_the_reading_thread_is_raised_and_leaves_no_thread(dense):
     def fails_later(*arguments):
         calls.append(arguments)
         if len(calls) == 9:
-            raise Damaged("a chunk is broken", path="memory", rule="T015")
+            raise Damaged("a chunk is broken", path="memory", rule="CORE-009")
         read(*arguments)
 
     container.read = fails_later

@@ -54,7 +54,7 @@ def test_recipe_reads_a_tensor_without_us(
 
 
 def test_the_rules_are_those_of_the_code() -> None:
-    documented = dict(re.findall(r"^\| (T\d{3}) \| (.*) \|$", FORMAT, re.MULTILINE))
+    documented = dict(re.findall(r"^\| ([A-Z0-9]+-\d{3}) \| (.*) \|$", FORMAT, re.MULTILINE))
     assert documented == {rule.id: rule.text for rule in RULES.values()}
 
 

@@ -70,7 +70,7 @@ def test_unknown_fields_are_ignored():
 def test_bytes_that_are_no_manifest(lines, says):
     with pytest.raises(SchemaError, match=says) as caught:
         parse_manifest(lines)
-    assert caught.value.rule == "T020"
+    assert caught.value.rule == "CORE-013"
 
 
 W = TensorSpec("w", (2,), "float32", 0)
@@ -79,27 +79,30 @@ W = TensorSpec("w", (2,), "float32", 0)
 @pytest.mark.parametrize(
     ("manifest", "rule"),
     [
-        (Manifest(streams=(StreamSpec("params", ()), StreamSpec("params", ()))), "T021"),
-        (of(stream="weights"), "T021"),
-        (of(stream="optimizer/"), "T021"),
-        (of(stream="optimizer/a/b"), "T021"),
-        (of(stream="optimizer/.."), "T021"),
-        (of(stream="params\n"), "T021"),
-        (Manifest(scalars=("a", "a")), "T022"),
-        (Manifest(scalars=("",)), "T023"),
-        (Manifest(scalars=("\x1b[31m",)), "T023"),
-        (of(TensorSpec("a" * 1025, (), "float32", 0)), "T023"),
-        (of(W, TensorSpec("w", (1,), "int8", 0)), "T024"),
-        (of(TensorSpec("w", (1,), "float33", 0)), "T025"),
-        (of(TensorSpec("w", (-1,), "float32", 0)), "T026"),
-        (of(TensorSpec("w", (1,) * 33, "float32", 0)), "T026"),
-        (of(TensorSpec("w", (1,), "float32", 0, -1)), "T026"),
-        (of(TensorSpec("w", (2**40, 2**40), "float32", 0)), "T026"),
-        (of(TensorSpec("w", (1,), "float32", 1)), "T027"),
-        (of(W, TensorSpec("v", (1,), "float32", 1)), "T027"),
-        (of(W, TensorSpec("v", (1,), "float32", 3)), "T027"),
-        (of(TensorSpec("w", (2,), "int8", 0, 3), TensorSpec("v", (1,), "int8", 2, 1)), "T028"),
-        (of(TensorSpec("w", (2,), "int8", 0, NOT_YET), TensorSpec("v", (1,), "int8", 2)), "T028"),
+        (Manifest(streams=(StreamSpec("params", ()), StreamSpec("params", ()))), "STR-001"),
+        (of(stream="weights"), "STR-001"),
+        (of(stream="optimizer/"), "STR-001"),
+        (of(stream="optimizer/a/b"), "STR-001"),
+        (of(stream="optimizer/.."), "STR-001"),
+        (of(stream="params\n"), "STR-001"),
+        (Manifest(scalars=("a", "a")), "STR-002"),
+        (Manifest(scalars=("",)), "STR-003"),
+        (Manifest(scalars=("\x1b[31m",)), "STR-003"),
+        (of(TensorSpec("a" * 1025, (), "float32", 0)), "STR-003"),
+        (of(W, TensorSpec("w", (1,), "int8", 0)), "STR-004"),
+        (of(TensorSpec("w", (1,), "float33", 0)), "DT-001"),
+        (of(TensorSpec("w", (-1,), "float32", 0)), "STR-005"),
+        (of(TensorSpec("w", (1,) * 33, "float32", 0)), "STR-005"),
+        (of(TensorSpec("w", (1,), "float32", 0, -1)), "STR-005"),
+        (of(TensorSpec("w", (2**40, 2**40), "float32", 0)), "STR-005"),
+        (of(TensorSpec("w", (1,), "float32", 1)), "STR-006"),
+        (of(W, TensorSpec("v", (1,), "float32", 1)), "STR-006"),
+        (of(W, TensorSpec("v", (1,), "float32", 3)), "STR-006"),
+        (of(TensorSpec("w", (2,), "int8", 0, 3), TensorSpec("v", (1,), "int8", 2, 1)), "STR-007"),
+        (
+            of(TensorSpec("w", (2,), "int8", 0, NOT_YET), TensorSpec("v", (1,), "int8", 2)),
+            "STR-007",
+        ),
     ],
 )
 def test_each_rule_of_the_manifest(manifest, rule):

@@ -69,57 +69,57 @@ def test_a_sound_run_has_no_findings():
 @pytest.mark.parametrize(
     ("container", "rules", "location", "says"),
     [
-        (lambda: held([]), ["T040"], "/commits", "nothing"),
-        (lambda: held(at(5, 3)), ["T030", "T031"], "/commits", "step 3, after step 5"),
-        (lambda: held(at(3, 3)), ["T031"], "/streams/params/step", "row 1 has step 3"),
+        (lambda: held([]), ["USE-001"], "/commits", "nothing"),
+        (lambda: held(at(5, 3)), ["COM-003", "STR-008"], "/commits", "step 3, after step 5"),
+        (lambda: held(at(3, 3)), ["STR-008"], "/streams/params/step", "row 1 has step 3"),
         (
             lambda: held(
                 [Commit(0, {"gradient_samples": samples(0, 2)})], {"gradient_samples": (W,)}
             ),
-            *(["T031"], "/streams/gradient_samples/step", "row 1 is sample 2 of step 0"),
+            *(["STR-008"], "/streams/gradient_samples/step", "row 1 is sample 2 of step 0"),
         ),
         (
             lambda: held([Commit(0, {"gradient_samples": samples(1)})], {"gradient_samples": (W,)}),
-            *(["T031"], "/streams/gradient_samples/step", "row 0 is sample 1"),
+            *(["STR-008"], "/streams/gradient_samples/step", "row 0 is sample 1"),
         ),
         (
             lambda: held(
                 [Commit(0, scalars={"a": 1.0}), Commit(0, scalars={"a": 1.0})], scalars=("a",)
             ),
-            *(["T033"], "/scalars/step", "row 1 has step 0"),
+            *(["COM-005"], "/scalars/step", "row 1 has step 0"),
         ),
         (
             lambda: held(at(0), groups={"layers": ("w", "v")}),
-            *(["T046"], "/manifest", "'layers' names 'v'"),
+            *(["USE-007"], "/manifest", "'layers' names 'v'"),
         ),
         (
             lambda: held(at(0), {"params": (W,), "updates": (TensorSpec("v", (1,), "int8", 0),)}),
-            *(["T035"], "/streams/updates", "holds 'v', which params does not"),
+            *(["STR-009"], "/streams/updates", "holds 'v', which params does not"),
         ),
         (
             lambda: held(at(0), {"params": (W,), "updates": (TensorSpec("w", (3,), "int8", 0),)}),
-            *(["T035"], "/streams/updates", r"shape \(3,\), expected \(2,\)"),
+            *(["STR-009"], "/streams/updates", r"shape \(3,\), expected \(2,\)"),
         ),
         (
             lambda: held(at(0), optimizer={"lr": 0.1, "momentum": "high"}),
-            *(["T036"], "/manifest", "momentum"),
+            *(["CORE-014"], "/manifest", "momentum"),
         ),
-        (lambda: held(at(0), gradient={"stage": "cooked"}), ["T037"], "/manifest", "cooked"),
+        (lambda: held(at(0), gradient={"stage": "cooked"}), ["CORE-015"], "/manifest", "cooked"),
         (
             lambda: held(at(0), {"params": (W,), "gradients": (W,)}, gradient={"stage": "raw"}),
-            *(["T041"], "/manifest", "without stating their source"),
+            *(["USE-002"], "/manifest", "without stating their source"),
         ),
-        (lambda: held(at(0), optimizer={}), ["T042"], "/scalars/value", "no learning rate"),
+        (lambda: held(at(0), optimizer={}), ["USE-003"], "/scalars/value", "no learning rate"),
         (
             lambda: held([Commit(4, scalars={"learning_rate": -0.1})], scalars=("learning_rate",)),
-            *(["T043"], "/scalars/value", "-0.1 at step 4"),
+            *(["USE-004"], "/scalars/value", "-0.1 at step 4"),
         ),
         (
             lambda: held(
                 [Commit(k, scalars={"loss": math.nan if k > 1 else 0.5}) for k in range(5)],
                 scalars=("loss",),
             ),
-            *(["T044"], "/scalars/value", "'loss' is not finite at 3 steps, first at step 2"),
+            *(["USE-005"], "/scalars/value", "'loss' is not finite at 3 steps, first at step 2"),
         ),
     ],
 )
@@ -134,13 +134,13 @@ def test_each_rule_is_found_where_it_is_broken(container, rules, location, says)
 def test_a_row_at_a_step_of_no_commit():
     container = held(at(0, 1, 2))
     container._commits[1] = (1, 0, 0)  # the only way: appending writes both
-    assert found(container) == ["T032"]
+    assert found(container) == ["COM-004"]
 
 
 def test_a_gap_in_the_numbers_of_commits():
     container = held(at(0, 1, 2))
     container._commits[1] = (5, 1, 0)
-    assert found(container) == ["T030"]
+    assert found(container) == ["COM-003"]
 
 
 def test_a_learning_rate_that_warms_up_from_zero_is_no_finding():
@@ -155,7 +155,7 @@ def test_values_that_are_not_finite_are_found_by_reading_all():
     container = held(commits, {"params": tensors})
     assert found(container) == []
     (finding,) = check(container, deep=True)
-    assert (finding.id, finding.severity) == ("T045", "warn")
+    assert (finding.id, finding.severity) == ("USE-006", "warn")
     assert finding.evidence == {
         "location": "/streams/params",
         "step": 10,
@@ -213,7 +213,7 @@ def test_a_damaged_row_is_found_and_the_others_still_read(path):
     flip(path, 4)
     assert trajfile.validate(path) == []
     findings = trajfile.validate(path, deep=True)
-    assert [(f.id, f.severity) for f in findings] == [("T012", "error")] * 2
+    assert [(f.id, f.severity) for f in findings] == [("SUM-003", "error")] * 2
     assert all("params" in f.evidence["location"] for f in findings)
 
 
@@ -233,13 +233,13 @@ def test_what_cannot_be_opened_is_a_finding_but_nothing_is_not(tmp_path):
     text = tmp_path / "text.h5"
     text.write_text("hello")
     (finding,) = trajfile.validate(text)
-    assert (finding.id, finding.severity) == ("T002", "error")
+    assert (finding.id, finding.severity) == ("CORE-002", "error")
     assert "not an HDF5 file" in finding.message
 
 
 def test_a_trajectory_without_a_commit_is_said_to_be_empty(tmp_path):
     create(tmp_path / "run.h5", Manifest()).close()
-    assert [f.id for f in trajfile.validate(tmp_path / "run.h5")] == ["T040"]
+    assert [f.id for f in trajfile.validate(tmp_path / "run.h5")] == ["USE-001"]
 
 
 def test_every_rule_id_in_the_sources_is_in_the_table():
@@ -248,15 +248,15 @@ def test_every_rule_id_in_the_sources_is_in_the_table():
         rule
         for source in root.rglob("*.py")
         if source.name != "rules.py"
-        for rule in re.findall(r'"(T\d{3})"', source.read_text())
+        for rule in re.findall(r'"([A-Z0-9]+-\d{3})"', source.read_text())
     }
     assert used <= set(RULES)
-    assert {rule for rule in RULES if rule >= "T030"} <= used
+    assert {rule for rule in RULES if rule >= "COM-003"} <= used
     assert all(rule == entry.id and entry.text.endswith(".") for rule, entry in RULES.items())
 
 
 def test_the_table_is_that_of_the_specification():
     text = (Path(__file__).parents[2] / "spec" / "format.md").read_text()
-    assert dict(re.findall(r"^\| (T\d{3}) \| (.*) \|$", text, re.M)) == {
+    assert dict(re.findall(r"^\| ([A-Z0-9]+-\d{3}) \| (.*) \|$", text, re.M)) == {
         rule: entry.text for rule, entry in RULES.items()
     }

@@ -399,7 +399,7 @@ def test_a_group_may_name_a_tensor_that_joins_later(path):
             late = {"head": np.ones((2, 3), np.float32)} if step >= 2 else {}
             writer.append(step, params=theta(step) | late, scalars={"learning_rate": 0.1})
             said.append([(f.id, f.severity) for f in trajfile.validate(path)])
-    assert said == [[("T046", "warn")]] * 2 + [[]] * 2
+    assert said == [[("USE-007", "warn")]] * 2 + [[]] * 2
     with trajfile.open(path) as run:
         assert run.manifest.groups == {"layers": ("w", "head")}
         assert run.header().groups == {"layers": ("w", "head")}

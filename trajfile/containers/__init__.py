@@ -96,7 +96,7 @@ def open_container(
     _check_durability(durability)
     path = Path(path)
     if not path.exists():
-        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="T001")
+        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
     if path.is_dir():
         from trajfile.containers.zarr import open_zarr
 

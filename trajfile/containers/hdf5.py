@@ -126,7 +126,7 @@ def read_identity(file: h5py.File) -> Attributes:
             "type; restore the file from a copy",
             path=file.filename,
             location="/",
-            rule="T007",
+            rule="CORE-007",
         )
     return found
 

@@ -14,7 +14,7 @@ LIBRARY_FAILURES = (RuntimeError, OSError, KeyError, ValueError, TypeError)
 
 
 @contextmanager
-def failures_as_damage(path: Path, place: str = "/", rule: str = "T006") -> Iterator[None]:
+def failures_as_damage(path: Path, place: str = "/", rule: str = "CORE-006") -> Iterator[None]:
     """Turn every failure of the HDF5 library to read into a `Damaged`.
 
     Args:

@@ -55,7 +55,7 @@ class Lane:
         """
         shape = self._dataset.shape
         if rows.stop > shape[0] or columns.stop > shape[1]:
-            raise self._damaged(f"has only shape {shape}", "T009")
+            raise self._damaged(f"has only shape {shape}", "COM-002")
         self._check_present(rows, columns)
         try:
             if self.compression is None:
@@ -65,10 +65,10 @@ class Lane:
             else:
                 self._unpack(rows, columns, out[:, at : at + columns.stop - columns.start])
         except PackingError as error:
-            raise self._damaged(str(error), "T012") from error
+            raise self._damaged(str(error), "SUM-003") from error
         except (OSError, RuntimeError) as error:
             what = "a chunk fails its checksum or cannot be read"
-            raise self._damaged(what, "T012") from error
+            raise self._damaged(what, "SUM-003") from error
 
     def _unpack(self, rows: slice, columns: slice, out: Array) -> None:
         """Read compressed chunks, decoding several at a time."""
@@ -103,7 +103,7 @@ class Lane:
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
         if not found.all():
             row = rows.start + int(np.argmin(found))
-            raise self._damaged(f"a committed chunk of row {row} is missing", "T011")
+            raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")
 
     def _stored_chunks(self) -> NDArray[np.int64]:
         """Sorted numbers of the chunks that are stored with all their filters applied."""

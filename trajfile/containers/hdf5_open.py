@@ -68,7 +68,7 @@ def read_superblock(path: Path) -> Superblock:
         raise NotATrajectory(
             f"{path} is not an HDF5 file: it does not begin with the HDF5 signature",
             path=path,
-            rule="T002",
+            rule="CORE-002",
         )
     if len(head) < SUPERBLOCK_BYTES:
         cut_short(path, f"{size} bytes do not hold a superblock")
@@ -84,7 +84,9 @@ def read_superblock(path: Path) -> Superblock:
 def cut_short(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
     """Report a file that is cut short or that the HDF5 library cannot make sense of."""
     raise Damaged(
-        f"{path} is truncated or damaged: {what}; restore it from a copy", path=path, rule="T006"
+        f"{path} is truncated or damaged: {what}; restore it from a copy",
+        path=path,
+        rule="CORE-006",
     ) from cause
 
 
@@ -106,7 +108,7 @@ def open_for_reading(path: Path) -> h5py.File:
             f"{path} is being created, or its writer was killed before the first step: wait, or "
             "delete it if no program is writing it",
             path=path,
-            rule="T018",
+            rule="CORE-012",
         )
     try:
         return h5py.File(path, "r", swmr=superblock.swmr)
@@ -129,10 +131,10 @@ def check_links(file: h5py.File, path: Path) -> None:
         for raw in list(h5g.GroupIter(group)):
             place = prefix + raw.decode("utf-8", "backslashreplace")
             if group.links.get_info(raw).type != h5l.TYPE_HARD:
-                _refuse(path, place, "is a soft or external link", "T013")
+                _refuse(path, place, "is a soft or external link", "CORE-008")
             info = h5g.get_objinfo(group, raw)
             if info.objno in seen or len(seen) >= _MAX_OBJECTS:
-                _refuse(path, place, "is linked twice, or there are too many", "T013")
+                _refuse(path, place, "is linked twice, or there are too many", "CORE-008")
             seen.add(info.objno)
             if info.type == h5g.GROUP:
                 pending.append((place + "/", h5g.open(group, raw)))
@@ -154,18 +156,18 @@ def check_storage(dataset: h5d.DatasetID, path: Path, place: str) -> tuple[int, 
     """
     plist = dataset.get_create_plist()
     if plist.get_external_count() or plist.get_layout() == h5d.VIRTUAL:
-        _refuse(path, place, "has external or virtual storage", "T014")
+        _refuse(path, place, "has external or virtual storage", "H5-001")
     filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
     unknown = [filter_id for filter_id in filters if filter_id not in _ALLOWED_FILTERS]
     if unknown:
-        _refuse(path, place, f"passes through HDF5 filter {unknown[0]}", "T015")
+        _refuse(path, place, f"passes through HDF5 filter {unknown[0]}", "CORE-009")
     if plist.get_layout() != h5d.CHUNKED:
         raise Damaged(
             f"{path}, {place}: the array is not chunked, so rows cannot have been appended; "
             "write it with a conforming writer",
             path=path,
             location=place,
-            rule="T007",
+            rule="CORE-007",
         )
     return filters
 

@@ -94,7 +94,7 @@ class Hdf5Store:
 
     def load(self, key: str, count: int | None = None) -> NDArray[np.generic]:
         """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
-        with failures_as_damage(self._path, f"/{key}", "T012"):
+        with failures_as_damage(self._path, f"/{key}", "SUM-003"):
             return self._load(key, count)
 
     def _load(self, key: str, count: int | None) -> NDArray[np.generic]:
@@ -102,7 +102,7 @@ class Hdf5Store:
         shape = dataset.shape
         rows = shape[0] if count is None else count
         if rows > shape[0]:
-            raise self._damaged(key, f"has {shape[0]} rows where {rows} are committed", "T009")
+            raise self._damaged(key, f"has {shape[0]} rows where {rows} are committed", "COM-002")
         wanted = (rows, *shape[1:])
         dtype = dataset.dtype
         # A table is stored in full but for columns that joined late, so a shape far beyond what
@@ -113,7 +113,7 @@ class Hdf5Store:
                 "files from a conforming writer",
                 path=self.path,
                 location=f"/{key}",
-                rule="T017",
+                rule="CORE-011",
             )
         out = np.empty(wanted, dtype)
         if out.size:
@@ -138,7 +138,7 @@ class Hdf5Store:
         bits = bits_of(out)
         for part, inside, outside in self._split(key, columns):
             if out.size and inside.stop > inside.start:
-                with failures_as_damage(self._path, f"/{part}", "T012"):
+                with failures_as_damage(self._path, f"/{part}", "SUM-003"):
                     self._readers[part].read(rows, inside, bits, outside.start)
 
     def write(self, key: str, start: int, values: Array) -> None:
@@ -285,7 +285,7 @@ class Hdf5Store:
             raise
 
     def _wrong(self, key: str, what: str) -> Damaged:
-        return self._damaged(key, f"the array {what}", "T007")
+        return self._damaged(key, f"the array {what}", "CORE-007")
 
     def _damaged(self, key: str, what: str, rule: str) -> Damaged:
         return Damaged(

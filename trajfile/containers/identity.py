@@ -42,7 +42,7 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
         raise NotATrajectory(
             f"{path} was written by another program: it lacks the root attribute format={FORMAT!r}",
             path=path,
-            rule="T003",
+            rule="CORE-003",
         )
     numbers = [part for part in version or () if isinstance(part, int)]
     if len(numbers) != 2 or numbers[0] != FORMAT_VERSION[0]:
@@ -52,7 +52,7 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
             "install a newer trajfile",
             path=path,
             location="/",
-            rule="T004",
+            rule="CORE-004",
         )
     unknown = sorted({str(name) for name in found.get("requires", ())} - KNOWN_FEATURES)
     if unknown:
@@ -61,6 +61,6 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
             "install a newer trajfile",
             path=path,
             location="/",
-            rule="T005",
+            rule="CORE-005",
         )
     return str(found.get("uuid", "")), (numbers[0], numbers[1])

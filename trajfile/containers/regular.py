@@ -41,18 +41,18 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
         raise Damaged(
             f"{path} cannot be opened: {error.strerror}; check its permissions",
             path=path,
-            rule="T006",
+            rule="CORE-006",
         ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        _refuse(path, "is not a regular file", "T016")
+        _refuse(path, "is not a regular file", "CORE-010")
     return descriptor
 
 
 def refuse_link(path: Path) -> None:
     """Refuse a symbolic link, wherever it leads."""
     if path.is_symlink():
-        _refuse(path, "is a symbolic link", "T013")
+        _refuse(path, "is a symbolic link", "CORE-008")
 
 
 def read_document(path: Path) -> bytes:
@@ -67,7 +67,7 @@ def read_document(path: Path) -> bytes:
     with os.fdopen(open_regular(path, follow=False), "rb") as file:
         data = file.read(_MAX_DOCUMENT_BYTES + 1)
     if len(data) > _MAX_DOCUMENT_BYTES:
-        _refuse(path, f"has more than {_MAX_DOCUMENT_BYTES} bytes", "T017")
+        _refuse(path, f"has more than {_MAX_DOCUMENT_BYTES} bytes", "CORE-011")
     return data
 
 

@@ -72,21 +72,21 @@ def damaged(store: ArrayStore, what: str, key: str, rule: str) -> Damaged:
 
 def mismatch(store: ArrayStore, key: str) -> Damaged:
     """The error for a table that fails the checksum in the commit record."""
-    return damaged(store, "does not match the checksum in the commit record", key, "T010")
+    return damaged(store, "does not match the checksum in the commit record", key, "SUM-001")
 
 
 def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
     width = store.columns(COMMITS)
     if not has_record_width(width):
-        raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "T007")
+        raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "CORE-007")
     table = store.load(COMMITS).astype(np.uint64)
     valid = valid_records(table)
     count = len(valid) if valid.all() else int(np.argmin(valid))
     if valid[count:].any():
         what = f"commit record {count} does not match its checksum, yet later ones do"
-        raise damaged(store, what, COMMITS, "T008")
+        raise damaged(store, what, COMMITS, "COM-001")
     if counts_decrease(table[:count]):
-        raise damaged(store, "a commit record takes committed rows back", COMMITS, "T009")
+        raise damaged(store, "a commit record takes committed rows back", COMMITS, "COM-002")
     return table[:count]
 
 
@@ -97,7 +97,7 @@ def _load_manifest(store: ArrayStore, record: Record, streams: int) -> Manifest:
             f"limit of {MAX_MANIFEST_BYTES}: read only files from a conforming writer",
             path=store.path,
             location="/manifest",
-            rule="T017",
+            rule="CORE-011",
         )
     if record.seq < 0:
         lines = first_line(store)
@@ -111,5 +111,5 @@ def _load_manifest(store: ArrayStore, record: Record, streams: int) -> Manifest:
         raise damaged(store, str(error), error.location, error.rule) from error
     if len(manifest.streams) != streams:
         what = f"the manifest lists {len(manifest.streams)} streams, the commit record {streams}"
-        raise damaged(store, what, COMMITS, "T007")
+        raise damaged(store, what, COMMITS, "CORE-007")
     return manifest

@@ -70,7 +70,7 @@ def read_identity(path: Path) -> Attributes:
         raise NotATrajectory(
             f"{path} is a folder, but not a Zarr v3 group: it has no valid zarr.json",
             path=path,
-            rule="T002",
+            rule="CORE-002",
         ) from error
     found: dict[str, str | tuple[int, ...] | tuple[str, ...]] = {}
     for name, value in document.attributes.items():

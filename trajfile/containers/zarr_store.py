@@ -90,10 +90,10 @@ class ZarrStore:
                     "run: read only trajectories from a conforming writer",
                     path=self.path,
                     location=f"/{spec.key}",
-                    rule="T015",
+                    rule="CORE-009",
                 ) from error
             except (KeyError, TypeError, ValueError) as error:
-                raise self._damaged(spec.key, f"the array {error}", "T007") from error
+                raise self._damaged(spec.key, f"the array {error}", "CORE-007") from error
             if lane is not None:
                 self._lanes[spec.key] = lane
 
@@ -107,7 +107,7 @@ class ZarrStore:
         flat = len(self._document(key).shape) == 1
         found = self._table(key).load(count, self.columns(key))
         if found is None:
-            raise self._damaged(key, f"holds fewer than the {count} rows committed", "T009")
+            raise self._damaged(key, f"holds fewer than the {count} rows committed", "COM-002")
         return found[:, 0] if flat else found
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
@@ -220,9 +220,9 @@ class ZarrStore:
                 raw = msgspec.json.decode(read_document(folder / DOCUMENT))
                 self._parsed[key] = msgspec.convert(raw, ArrayDocument)
             except FileNotFoundError as error:
-                raise self._damaged(key, "the array is missing", "T007") from error
+                raise self._damaged(key, "the array is missing", "CORE-007") from error
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise self._damaged(key, f"zarr.json is not valid: {error}", "T007") from error
+                raise self._damaged(key, f"zarr.json is not valid: {error}", "CORE-007") from error
             self._documents[key] = raw
         return self._parsed[key]
 
@@ -240,7 +240,7 @@ class ZarrStore:
                 (chunk[0], chunk[1] if len(chunk) > 1 else 1),
                 flat=len(chunk) == 1,
                 fill=ABSENT_BITS if key == SCALAR_VALUE else 0,
-                damaged=lambda what: self._damaged(key, what, "T012"),
+                damaged=lambda what: self._damaged(key, what, "SUM-003"),
             )
         return self._tables[key]
 
@@ -251,12 +251,12 @@ class ZarrStore:
         try:
             descriptor = open_regular(self._shard(key, row, shard), follow=False)
         except FileNotFoundError as error:
-            raise self._damaged(key, f"committed row {row} is missing", "T011") from error
+            raise self._damaged(key, f"committed row {row} is missing", "SUM-002") from error
         try:
             with io.FileIO(descriptor) as file:
                 decode_shard(file, self._lanes[key], start, out)
         except ShardError as error:
-            rule = "T011" if error.missing else "T012"
+            rule = "SUM-002" if error.missing else "SUM-003"
             raise self._damaged(key, f"in row {row}, {error}", rule) from error
 
     def _damaged(self, key: str, what: str, rule: str) -> Damaged:
