@@ -401,14 +401,3 @@ def test_a_device_that_is_none_is_wrong_usage():
     with pytest.raises(UsageError, match="tpu"):
         profile_for("tpu")
     assert profile_for("cuda:3").device == "cuda:3"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_with_the_dense_twin(dense, expected):
-    machine = machine_for("cuda")
-    container = recorded(dense, width=8)
-    plan = plan_for(
-        container, EVERYTHING, budget=200_000, workers=1, slots=4, device=machine.profile.device
-    )
-    tolerance = 1e-11 if plan.precision == "float64" else 1e-5
-    agree(run_pass(plan, container, machine).measurements, expected, tolerance)
