@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands.analyze import analyze
+from .commands.export import export
 from .commands.info import info
 from .commands.metrics import metrics
 from .commands.validate import validate
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (info, analyze, validate, metrics):
+for command in (info, analyze, validate, export, metrics):
     app.command()(guarded(command))
 
 

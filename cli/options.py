@@ -86,6 +86,17 @@ Deep = Annotated[
     bool, typer.Option("--deep", help="Read every committed byte, and so verify every checksum.")
 ]
 Everything = Annotated[bool, typer.Option("--all", help="List every tensor and scalar.")]
+Tensors = Annotated[
+    list[str],
+    typer.Option(
+        "--tensor", metavar="NAME", help="A tensor, or a glob over names; may be repeated."
+    ),
+]
+Stream = Annotated[
+    str, typer.Option("--stream", metavar="STREAM", help="The stream it is taken from.")
+]
+Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="Where to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 MetricId = Annotated[
     str | None, typer.Argument(metavar="[ID]", help="A metric's id; without it, all are listed.")
 ]

@@ -1,7 +1,8 @@
 """trajfile: record a neural network's training trajectory once, and ask it questions later.
 
-`Writer` records, `open` reads, `analyze` answers, `validate` checks. Importing the package loads
-none of h5py, zarr and torch: each name brings what it needs when it is first used.
+`Writer` records, `open` reads, `analyze` answers, `validate` checks, `export` takes tensors out.
+Importing the package loads none of h5py, zarr and torch: each name brings what it needs when it is
+first used.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         UnsupportedVersion,
         UsageError,
     )
+    from trajfile.export import export as export
     from trajfile.reader import Trajectory
     from trajfile.reader import open_trajectory as open
     from trajfile.report import Report
@@ -59,6 +61,7 @@ __all__ = [
     "Writer",
     "__version__",
     "analyze",
+    "export",
     "open",
     "validate",
 ]
@@ -68,6 +71,7 @@ _PLACES = {
     "Trajectory": "reader",
     "Writer": "writer",
     "analyze": "analyze",
+    "export": "export",
     "open": "reader",
     "validate": "validate",
 }
@@ -75,10 +79,10 @@ _PLACES = {
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
-        # `analyze` and `validate` are functions here and modules of the same name below. The
-        # import system binds a submodule to its package when it is first imported, from
-        # anywhere; the public name must stay the function.
-        if name in {"analyze", "validate"} and isinstance(value, ModuleType):
+        # `analyze`, `export` and `validate` are functions here and modules of the same name
+        # below. The import system binds a submodule to its package when it is first imported,
+        # from anywhere; the public name must stay the function.
+        if name in {"analyze", "export", "validate"} and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from trajfile.engine.shape import Layout
 from trajfile.errors import MissingStream, UsageError
 from trajfile.metrics.base import Metric, Skipped, collect
 from trajfile.metrics.optimizers import optimizer_note
-from trajfile.reader import Trajectory, open_trajectory
+from trajfile.reader import Trajectory, opened
 from trajfile.report import (
     SEVERITIES,
     Finding,
@@ -90,7 +90,7 @@ def analyze(
     chosen, movers = choose(metrics, options or {})
     budget = parse_bytes(memory)
     profile_for(device)  # a misspelt device is told before anything is opened
-    with _opened(source) as trajectory, ExitStack() as kept:
+    with opened(source) as trajectory, ExitStack() as kept:
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
         recorded = replace(trajectory.header(params, narrowed), replay=replay is not None)
@@ -169,7 +169,7 @@ def plan(
     chosen, movers = choose(metrics, options or {})
     budget = parse_bytes(memory)
     profile = profile_for(device)
-    with _opened(source) as trajectory:
+    with opened(source) as trajectory:
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
         header = replace(trajectory.header(params, narrowed), replay=replay is not None)
@@ -179,16 +179,6 @@ def plan(
         layout = layout_of(trajectory, header)
         wanted = collect([*needs.values(), moving])
         return make_plan(header, wanted, layout, profile, budget, reasons)
-
-
-@contextmanager
-def _opened(source: str | os.PathLike[str] | Trajectory) -> Iterator[Trajectory]:
-    """The run; closed afterwards if it was opened here."""
-    if isinstance(source, Trajectory):
-        yield source
-        return
-    with open_trajectory(source) as trajectory:
-        yield trajectory
 
 
 def _declare(

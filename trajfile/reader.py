@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from trajfile.lazy import StreamView
 from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
 from trajfile.selection import StepSlice, select_tensors
+
+if TYPE_CHECKING:
+    import xarray
 
 ScalarSeries = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -40,6 +44,23 @@ def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
         Unsafe: If it holds a construct that must not be followed.
     """
     return Trajectory(open_container(local_path(path)))
+
+
+@contextmanager
+def opened(source: str | os.PathLike[str] | Trajectory) -> Iterator[Trajectory]:
+    """A run given by its path or as opened already.
+
+    Args:
+        source: Either.
+
+    Yields:
+        The run; closed afterwards if it was opened here.
+    """
+    if isinstance(source, Trajectory):
+        yield source
+        return
+    with open_trajectory(source) as trajectory:
+        yield trajectory
 
 
 class Trajectory:
@@ -214,6 +235,48 @@ class Trajectory:
                 for name, spec in streams.items()
             },
         )
+
+    @overload
+    def to_xarray(self) -> xarray.DataTree: ...
+
+    @overload
+    def to_xarray(self, stream: str) -> xarray.Dataset: ...
+
+    def to_xarray(self, stream: str | None = None) -> xarray.DataTree | xarray.Dataset:
+        """The run, or one stream of it, for xarray; tensors are read when they are indexed.
+
+        A tensor has the dimension ``step`` and, for its own axes, ``<tensor>_dim_<i>``. Rows of
+        gradient_samples lie along ``row``, with coordinates ``step`` and ``sample``. A tensor
+        that joined at a later step k lies along ``step_from_<k>`` (``row_from_<k>``) instead,
+        because before that it has no values; one declared but never recorded is left out. Dtypes
+        stay as recorded. Scalars are NaN also where they were not recorded. Close the trajectory
+        only once all that is wanted has been read, or call ``load()`` first.
+
+        Args:
+            stream: A stream's name; None for the whole run.
+
+        Returns:
+            A Dataset of the stream's tensors; or a DataTree with a node for each stream and
+            ``scalars``, in which a slash in a tensor's name makes a node. What is known of the
+            run stands in its attributes, objects as JSON.
+
+        Raises:
+            UsageError: If xarray is not installed, there is no such stream, or a tensor's name is
+                also a folder of others.
+        """
+        from trajfile.labelled import run_tree, stream_dataset
+
+        if stream is not None:
+            return stream_dataset(self[stream])
+        known = {
+            "path": self.path,
+            "uuid": self.uuid,
+            "optimizer": self.manifest.optimizer,
+            "groups": self.manifest.groups,
+            "gradient": self.manifest.gradient,
+            "metadata": self.manifest.metadata,
+        }
+        return run_tree({name: self[name] for name in self.streams}, self.scalars, known)
 
     def close(self) -> None:
         """Release the file; tensors can no longer be read."""

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from trajfile.tables import Table, table_of
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = "trajfile.report/1"
 
@@ -228,6 +233,23 @@ class Report(msgspec.Struct, frozen=True):
     def to_json(self) -> str:
         """The report as one JSON document of schema ``trajfile.report/1``."""
         return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=2).decode()
+
+    def to_dataframe(self, table: Table = "series") -> pandas.DataFrame:
+        """The report's numbers for pandas.
+
+        Args:
+            table: ``series``: a float64 column ``<metric>.<series>`` each, indexed by step, NaN
+                where it has no value; ``summary``: the column ``value``, indexed by (metric,
+                name); ``tensors``: a row for each tensor, a column ``<metric>.<name>`` each;
+                ``findings``: severity, message and evidence, indexed by id.
+
+        Returns:
+            The table; without rows if the report has nothing for it.
+
+        Raises:
+            UsageError: If pandas is not installed or there is no such table.
+        """
+        return table_of(self.to_dict(), table)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ def analyze(
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
     from trajfile.errors import UsageError
+    from trajfile.whole_file import whole_file
 
     from ..render.terminal import Terminal
 
@@ -84,7 +84,8 @@ def analyze(
             print(report.to_json())
             return 0
         if json is not None:
-            _write(Path(json), report.to_json() + "\n")
+            with whole_file(Path(json)) as file:
+                file.write(f"{report.to_json()}\n".encode())
         event = report.run.around
         narrowed = steps if event is None else steps_of(event)
         header = trajectory.header(selection["params"], narrowed)
@@ -102,22 +103,3 @@ def _check_writable(path: Path) -> None:
         raise UsageError(f"--json {path}: the folder {path.parent} does not exist; create it")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"--json {path}: the folder {path.parent} cannot be written to")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader never meets half a report."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")  # a link, pipe or device stays what it is
-        return
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # as open() would have made it, not private as mkstemp does
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -7,7 +7,6 @@ time, uuid and the program that wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -15,10 +14,9 @@ import msgspec
 import numpy as np
 
 from trajfile.containers.base import Container
+from trajfile.containers.pieces import pieces
 from trajfile.dtypes import ITEM_SIZES, bits_dtype
 from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
-
-_BLOCK_BYTES = 16 * 2**20
 
 
 def digest(container: Container) -> str:
@@ -87,22 +85,11 @@ def _stream(container: Container, stream: StreamSpec) -> dict[str, Any]:
     for lane, columns in stream.lanes.items():
         hashed = sha256()
         unit = container.chunk_columns(stream.name, lane)
-        for rows, part in _blocks(len(steps), columns, unit, ITEM_SIZES[lane]):
+        every = slice(0, len(steps)), slice(0, columns)
+        for rows, part in pieces(*every, unit, ITEM_SIZES[lane]):
             shape = (rows.stop - rows.start, part.stop - part.start)
             out = np.empty(shape, bits_dtype(lane))
             container.read(stream.name, lane, rows, part, out)
             hashed.update(out.data)
         content[lane] = hashed.hexdigest()
     return content
-
-
-def _blocks(rows: int, columns: int, unit: int, item: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks in row-major order: several whole rows, or parts of one row if it is large."""
-    per_block = max(1, _BLOCK_BYTES // max(1, columns * item))
-    width = max(1, _BLOCK_BYTES // (item * unit)) * unit
-    for row in range(0, rows, per_block):
-        for column in range(0, columns, width):
-            yield (
-                slice(row, min(row + per_block, rows)),
-                slice(column, min(column + width, columns)),
-            )

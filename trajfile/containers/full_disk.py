@@ -10,7 +10,8 @@ from pathlib import Path
 
 from trajfile.errors import ResourceError
 
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+#: Numbers of the system's errors that mean there is no room.
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 # HDF5 tells the system's error only in the text of its own.
 _HDF5_ERRNO = re.compile(r"errno = (\d+)")
 
@@ -34,7 +35,7 @@ def full_disk_as_resource_error(path: Path) -> Iterator[None]:
         text = str(error)
         match = _HDF5_ERRNO.search(text)
         number = int(match.group(1)) if match else getattr(error, "errno", None)
-        if number in _FULL:
+        if number in FULL:
             what = "the disk is full, or a limit on file size or quota is reached"
             remedy = "make room and append to it again"
         else:

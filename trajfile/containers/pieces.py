@@ -1,0 +1,43 @@
+"""Cutting a block of a lane into pieces of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+#: What a piece may hold in bytes, unless a single chunk is larger.
+PIECE_BYTES = 16 * 2**20
+
+
+class Piece(NamedTuple):
+    """Contiguous rows and columns."""
+
+    rows: slice
+    columns: slice
+
+
+def pieces(rows: slice, columns: slice, unit: int, item: int) -> Iterator[Piece]:
+    """Pieces that follow one another as the elements do in memory, in row-major order.
+
+    Args:
+        rows: Contiguous rows.
+        columns: Contiguous columns of a lane.
+        unit: Width of a chunk of the lane; long rows are cut between chunks.
+        item: Bytes of an element.
+
+    Yields:
+        Several whole rows each, or parts of one row if it is large.
+    """
+    width = columns.stop - columns.start
+    height = max(1, PIECE_BYTES // max(1, width * item))
+    if height > 1 or width * item <= PIECE_BYTES:
+        for row in range(rows.start, rows.stop, height):
+            yield Piece(slice(row, min(row + height, rows.stop)), columns)
+        return
+    across = max(1, PIECE_BYTES // (item * unit)) * unit
+    for row in range(rows.start, rows.stop):
+        start = columns.start
+        while start < columns.stop:
+            stop = min((start // across + 1) * across, columns.stop)
+            yield Piece(slice(row, row + 1), slice(start, stop))
+            start = stop
