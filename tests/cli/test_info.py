@@ -88,7 +88,8 @@ def test_fits_the_width(run, tmp_path, monkeypatch, width):
     assert len(re.findall(r"….*w[012] ", out)) == 3
 
 
-def test_same_screen_for_both_containers(run, tmp_path):
+def test_same_screen_for_both_containers(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")  # room for the path, which is taken out below
     tensors = {"w": np.arange(6, dtype="f4").reshape(2, 3)}
     screens = []
     for name in ("run.h5", "run.zarr"):
