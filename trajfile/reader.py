@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers import open_container
 from trajfile.containers.base import Container
 from trajfile.engine.header import Header
 from trajfile.errors import UsageError
+from trajfile.importers import open_source
 from trajfile.lazy import StreamView
 from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
@@ -28,10 +28,10 @@ ScalarSeries = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
-    """Open a recorded trajectory, also while another process appends to it.
+    """Open a recorded trajectory, also while another process appends to it, or checkpoints.
 
     Args:
-        path: An HDF5 file or a Zarr folder.
+        path: An HDF5 file, a Zarr folder, or a folder of checkpoints (spec/checkpoints.md).
 
     Returns:
         What had been committed by now.
@@ -43,7 +43,7 @@ def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
         Damaged: If its bytes contradict its checksums.
         Unsafe: If it holds a construct that must not be followed.
     """
-    return Trajectory(open_container(local_path(path)))
+    return Trajectory(open_source(local_path(path)))
 
 
 @contextmanager

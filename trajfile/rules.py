@@ -1,8 +1,9 @@
-"""The rules of the format by their stable ids, one line each; spec/format.md says why.
+"""The rules by their stable ids, one line each.
 
-CORE: what a trajectory is. STR: streams and their tensors. DT: dtypes. COM: commits. SUM:
-checksums. H5 and ZR: one container alone. USE rules are no rules of the format but remarks on what
-an analysis will miss.
+The rules of the format, whose reasons are in spec/format.md. CORE: what a trajectory is. STR:
+streams and their tensors. DT: dtypes. COM: commits. SUM: checksums. H5 and ZR: one container
+alone. USE rules are no rules of the format but remarks on what an analysis will miss. CKPT rules
+are of folders of checkpoints that other programs saved (spec/checkpoints.md).
 """
 
 from __future__ import annotations
@@ -80,10 +81,42 @@ RULES: dict[str, Rule] = {
     **{id: Rule(id, "warn", text) for id, text in _REMARKS.items()},
 }
 
+_CHECKPOINT_ERRORS = {
+    "CKPT-001": "Each checkpoint says its step, in its name or inside; all count in the same unit.",
+    "CKPT-002": "No two checkpoints are of the same step.",
+    "CKPT-003": "All checkpoints of a folder are of one kind.",
+    "CKPT-004": "Each checkpoint is whole and stays as it is: every byte and every shard is there.",
+    "CKPT-005": "All checkpoints hold the same tensors, in the same shapes and dtypes.",
+    "CKPT-006": "Names stay distinct when nested ones are joined by dots.",
+    "CKPT-007": "No link, index or table leads out of the folder.",
+    "CKPT-008": "Every part is a regular file.",
+    "CKPT-009": "No header, table or nesting is larger than any honest program makes it.",
+    "CKPT-010": "Each file is laid out in a way that this program reads.",
+    "CKPT-011": "Each checkpoint holds a tensor of a floating dtype.",
+}
+_CHECKPOINT_REMARKS: dict[str, tuple[Severity, str]] = {
+    "CKPT-101": ("info", "Checkpoints carry checksums that are verified."),
+    "CKPT-102": ("warn", "No entry of the folder is left out."),
+    "CKPT-103": ("info", "No tensor is left out."),
+    "CKPT-104": ("warn", "Pickles mention no code beyond PyTorch's own."),
+}
+
+#: The rules of folders of checkpoints by their ids; none is a rule of the format.
+CHECKPOINT_RULES: dict[str, Rule] = {
+    **{id: Rule(id, "error", text) for id, text in _CHECKPOINT_ERRORS.items()},
+    **{id: Rule(id, *rule) for id, rule in _CHECKPOINT_REMARKS.items()},
+}
+_ALL = RULES | CHECKPOINT_RULES
+
 
 def finding(rule: str, location: str, message: str, **evidence: Value) -> Finding:
     """A finding of a rule at a place, as severe as the rule."""
-    return Finding(rule, RULES[rule].severity, message, {"location": location, **evidence})
+    return Finding(rule, _ALL[rule].severity, message, {"location": location, **evidence})
+
+
+def rank(found: Finding) -> int:
+    """The place of a finding's rule among all rules, by which findings are ordered."""
+    return list(_ALL).index(found.id)
 
 
 def broken(error: FormatError) -> Finding:

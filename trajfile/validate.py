@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers import open_container
 from trajfile.containers.base import Container
 from trajfile.errors import FormatError, NotATrajectory
+from trajfile.importers import open_source
+from trajfile.importers.remarks import remarks
 from trajfile.paths import local_path
 from trajfile.provenance import gradient_problems, optimizer_problems
 from trajfile.report import Finding, Value
-from trajfile.rules import RULES, broken, finding
+from trajfile.rules import broken, finding, rank
 from trajfile.scan import scan
 from trajfile.schema import (
     ABSENT_BITS,
@@ -33,8 +34,11 @@ _SHAPED_LIKE_PARAMS = (GRADIENTS, UPDATES, GRADIENT_SAMPLES)
 def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]:
     """Check a trajectory against the rules of the format.
 
+    A folder of checkpoints is checked for what it can be: that all of them are whole, of one kind
+    and hold the same tensors (rules CKPT of spec/checkpoints.md).
+
     Args:
-        path: An HDF5 file or a Zarr folder.
+        path: An HDF5 file, a Zarr folder, or a folder of checkpoints.
         deep: Whether to read every committed row too, verifying its checksums and looking for
             values that are not finite. Otherwise only manifest, commits, keys and scalars are
             read.
@@ -52,13 +56,11 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Findin
     if not path.exists():
         raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
     try:
-        container = open_container(path)
+        container = open_source(path)
     except FormatError as error:
         return [broken(error)]
     try:
-        return sorted(
-            check(container, deep=deep), key=lambda finding: list(RULES).index(finding.id)
-        )
+        return sorted(check(container, deep=deep), key=rank)
     finally:
         container.close()
 
@@ -82,6 +84,7 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
         _scalars(container, manifest, steps),
         *(_keys(container, stream, steps) for stream in streams),
         *(scan(container, stream) for stream in streams if deep),
+        remarks(container),
     ]
     findings: list[Finding] = []
     for part in parts:

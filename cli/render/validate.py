@@ -46,8 +46,14 @@ def screen(
     if counts["error"]:
         yield terminal.line((path, "title"), ": ", ("not valid", "error"), f", {found}")
     else:
-        depth = "every checksum verified" if deep else "data not read; --deep reads and verifies it"
+        if any(finding.id == _NO_CHECKSUMS for finding in findings):
+            depth = "every value read" if deep else "tensors not read; --deep reads them"
+        elif deep:
+            depth = "every checksum verified"
+        else:
+            depth = "data not read; --deep reads and verifies it"
         yield terminal.line((path, "title"), ": ", ("valid", "good"), f", {found} ({depth})")
 
 
+_NO_CHECKSUMS = "CKPT-101"
 _NOUNS: dict[Severity, str] = {"error": "error", "warn": "warning", "info": "remark"}

@@ -1,0 +1,61 @@
+"""Folders of checkpoints as trajectories: read in place, without conversion.
+
+`open_source` is how everything else opens a path that may be either: a recorded trajectory, or
+checkpoints that some other program saved.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trajfile.containers import open_container
+from trajfile.containers.base import Container
+
+_ZARR_DOCUMENT = "zarr.json"
+
+
+def open_source(path: Path) -> Container:
+    """Open a trajectory or a folder of checkpoints for reading.
+
+    Args:
+        path: A trajectory of HDF5 or Zarr, a checkpoint, or a folder of checkpoints.
+
+    Returns:
+        The container.
+
+    Raises:
+        NotATrajectory: If there is nothing, or nothing that can be read, at the path.
+    """
+    return open_checkpoints(path) if is_checkpoints(path) else open_container(path)
+
+
+def is_checkpoints(path: Path) -> bool:
+    """Whether a path is to be read as checkpoints and not as a recorded trajectory.
+
+    Args:
+        path: Any path.
+
+    Returns:
+        Of a folder, whether it is no Zarr hierarchy but holds checkpoints by their names; of a
+        file, whether it is a checkpoint by its name.
+    """
+    from trajfile.importers.folder import has_checkpoints
+
+    if path.is_dir():
+        return not os.path.lexists(path / _ZARR_DOCUMENT) and has_checkpoints(path)
+    return path.exists() and has_checkpoints(path)
+
+
+def open_checkpoints(path: Path) -> Container:
+    """Open a checkpoint or a folder of checkpoints; see `open_source`."""
+    from trajfile.importers.container import CheckpointContainer
+    from trajfile.importers.files import Files
+    from trajfile.importers.folder import read_folder
+
+    files = Files()
+    try:
+        return CheckpointContainer(path, read_folder(path, files), files)
+    except BaseException:
+        files.close()
+        raise
