@@ -63,6 +63,7 @@ _ERRORS = {
     "SUM-001": "Manifest, keys and scalars match the checksums in the last commit record.",
     "SUM-002": "Every committed chunk exists.",
     "SUM-003": "Every committed chunk matches its checksum and can be decoded.",
+    "SUM-004": "The root attributes are those that the manifest repeats.",
     "H5-001": "No external or virtual storage.",
 }
 _REMARKS = {

@@ -119,6 +119,18 @@ class StreamSpec(msgspec.Struct, frozen=True, dict=True):
         return sum(ITEM_SIZES[dtype] * columns for dtype, columns in self.lanes.items())
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """What the root attributes say, once more where a checksum covers it.
+
+    Attributes:
+        uuid: The trajectory's.
+        format_version: Major and minor.
+    """
+
+    uuid: str
+    format_version: tuple[int, int]
+
+
 class Manifest(msgspec.Struct, frozen=True, dict=True):
     """One revision of the manifest.
 
@@ -147,9 +159,29 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
         """The streams by name."""
         return {stream.name: stream for stream in self.streams}
 
-    def to_line(self) -> bytes:
-        """The revision as one line of UTF-8 JSON, ending in a newline."""
-        return msgspec.json.encode(self) + b"\n"
+    def to_line(self, identity: Identity | None = None) -> bytes:
+        """The revision as one line of UTF-8 JSON, ending in a newline.
+
+        Args:
+            identity: Whose revision it is.
+
+        Returns:
+            The line.
+        """
+        if identity is None:
+            return msgspec.json.encode(self) + b"\n"
+        revision = _Revision(**msgspec.structs.asdict(self), identity=identity)
+        return msgspec.json.encode(revision) + b"\n"
+
+
+class _Revision(Manifest, frozen=True):
+    """A manifest as it is stored."""
+
+    identity: Identity | None = None
+
+
+class _Repeated(msgspec.Struct):
+    identity: Identity | None = None
 
 
 class SchemaError(ValueError):
@@ -182,6 +214,25 @@ def parse_manifest(lines: bytes) -> Manifest:
         raise SchemaError(f"the manifest is not valid: {error}", "CORE-013") from error
     check_manifest(manifest)
     return manifest
+
+
+def parse_identity(lines: bytes) -> Identity | None:
+    """Whose manifest it is, as its newest revision says; None if it does not.
+
+    Args:
+        lines: As `parse_manifest` has accepted them.
+
+    Returns:
+        The identity.
+
+    Raises:
+        SchemaError: If it is not of that shape.
+    """
+    last = lines[:-1].rpartition(b"\n")[2]
+    try:
+        return msgspec.json.decode(last, type=_Repeated).identity
+    except msgspec.DecodeError as error:
+        raise SchemaError(f"the manifest is not valid: {error}", "CORE-013") from error
 
 
 def check_manifest(manifest: Manifest) -> None:

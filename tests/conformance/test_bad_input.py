@@ -86,8 +86,9 @@ def set_attribute(path: Path, name: str, value: list) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_versions_and_features(tmp_path: Path, suffix: str) -> None:
-    path = small_run(tmp_path / f"run{suffix}")
-    set_attribute(path, "format_version", [1, 7])
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr("trajfile.containers.identity.FORMAT_VERSION", (1, 7))
+        path = small_run(tmp_path / f"run{suffix}")
     set_attribute(path, "uses", ["histograms"])
     container = open_container(path)
     assert container.format_version == (1, 7)
@@ -139,14 +140,19 @@ def test_commit_records(tmp_path: Path, suffix: str) -> None:
     width = 8 * 10
     file = path if suffix == ".h5" else path / "commits" / "c.0.0"
     start = chunk_offset(path, "commits", 0) if suffix == ".h5" else 0
-    flip(file, start + 2 * width)  # the last record: as a kill would leave it
+    whole = file.read_bytes()
+    cut = start + 2 * width + 40  # as a kill in the middle of writing the last record leaves it
+    file.write_bytes(whole[:cut] + bytes(start + 3 * width - cut) + whole[start + 3 * width :])
     container = open_container(path)
     assert len(container.commits()) == 2
     assert container.committed_rows("params") == 2
     container.close()
-    flip(file, start + 2 * width)
-    flip(file, start + width)
-    check(path, Damaged, "COM-001", "commit record 1")
+    file.write_bytes(whole)
+    for record, words in [(2, "is not one cut short"), (1, "yet later ones do")]:
+        flip(file, start + record * width)
+        check(path, Damaged, "COM-001", f"commit record {record} does not match its checksum, ")
+        check(path, Damaged, "COM-001", words)
+        flip(file, start + record * width)
 
 
 def test_a_chunk_vanishes_from_hdf5(hdf5: Path) -> None:

@@ -30,6 +30,10 @@ def manifest_schema() -> dict[str, Any]:
     tensor["properties"]["offset"]["minimum"] = tensor["properties"]["first_row"]["minimum"] = 0
     for name in (tensor["properties"]["name"], built["properties"]["scalars"]["items"]):
         name.update(minLength=1, maxLength=schema._MAX_NAME)
+    identity = _schema(schema.Identity, "", "")
+    built["properties"]["identity"] = {
+        key: identity[key] for key in ("type", "description", "properties", "required")
+    }
     return built
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.conformance.damage import flip, small_run
 from trajfile.containers import open_container
-from trajfile.containers.hdf5_resume import clear_writer_mark, lookup3, put_back
+from trajfile.containers.hdf5_resume import clear_writer_mark, put_back
+from trajfile.containers.lookup3 import lookup3
 from trajfile.errors import Damaged, FormatError
 
 

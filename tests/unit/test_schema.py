@@ -12,6 +12,7 @@ from tests.unit.runs import theta
 from tests.unit.schemas import SCHEMAS, SPEC, manifest_schema, text
 from trajfile.schema import (
     NOT_YET,
+    Identity,
     Manifest,
     SchemaError,
     StreamSpec,
@@ -133,7 +134,7 @@ def test_a_recorded_manifest_fits_the_schema(tmp_path):
         writer.append(0, params=theta(0), scalars={"loss": 1.0})
         writer.append(1, params={**theta(1), "late": theta(1)["b"]}, gradients=None)
     with trajfile.open(tmp_path / "run.h5") as run:
-        line = json.loads(run.manifest.to_line())
+        line = json.loads(run.manifest.to_line(Identity(run.uuid, (1, 0))))
     jsonschema.Draft202012Validator(manifest_schema()).validate(line)
 
 

@@ -26,6 +26,7 @@ from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, new_identity
 from trajfile.containers.journal import Journal
+from trajfile.containers.state import identity_of
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.errors import Damaged, ResourceError, UsageError
@@ -64,7 +65,7 @@ def create_hdf5(
                     joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
                     _create_array(file, joined, compression)
             store = Hdf5Store(file, path, identity, WriterLock(path))
-            store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(), np.uint8))
+            store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
             return Journal(store, writable=True, power=durability == "power")
         except BaseException:
             path.unlink()

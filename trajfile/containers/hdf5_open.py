@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -15,7 +16,9 @@ import h5py
 from h5py import h5d, h5g, h5l, h5z
 
 from trajfile.containers.hdf5_types import ZSTD_FILTER
+from trajfile.containers.hdf5_view import ClosedView
 from trajfile.containers.regular import open_regular
+from trajfile.containers.writer_lock import WriterLock
 from trajfile.errors import Damaged, NotATrajectory, Unsafe
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -29,6 +32,7 @@ _ALLOWED_FILTERS = {
     ZSTD_FILTER,
 }
 _MAX_OBJECTS = 100_000
+_PATIENCE = (0.01, 0.05, 0.2, 0.5)  # seconds between looks at a file that is being written
 _WRITING = 0x01
 _SWMR = 0x04
 
@@ -111,9 +115,45 @@ def open_for_reading(path: Path) -> h5py.File:
             rule="CORE-012",
         )
     try:
-        return h5py.File(path, "r", swmr=superblock.swmr)
+        if superblock.swmr:
+            return _open_unclosed(path)
+        return h5py.File(path, "r")
     except (OSError, RuntimeError) as error:
         cut_short(path, " ".join(str(error).split()), error)
+
+
+def _open_unclosed(path: Path) -> h5py.File:
+    """Open a file of single-writer mode: whose writer was killed, or is at work."""
+    if WriterLock.is_held(path) is False:
+        return h5py.File(ClosedView(path), "r")
+    # In single-writer mode the library would look at damage again and again, for hours; so that
+    # mode is entered only once every checksum of its metadata has been seen to hold.
+    for patience in (*_PATIENCE, None):
+        try:
+            with h5py.File(ClosedView(path), "r") as file:
+                _look_through(file)
+            break
+        except (OSError, RuntimeError):  # perhaps met in the middle of a write
+            if patience is None:
+                raise
+            time.sleep(patience)
+    return h5py.File(path, "r", swmr=True)
+
+
+def _look_through(file: h5py.File) -> None:
+    """Read the headers and chunk indexes of everything that is linked in the ordinary way."""
+    pending = [file.id]
+    seen: set[object] = set()
+    while pending and len(seen) < _MAX_OBJECTS:
+        group = pending.pop()
+        for raw in list(h5g.GroupIter(group)):
+            if group.links.get_info(raw).type == h5l.TYPE_HARD:
+                info = h5g.get_objinfo(group, raw)
+                if info.type == h5g.GROUP and info.objno not in seen:
+                    seen.add(info.objno)
+                    pending.append(h5g.open(group, raw))
+                elif info.type == h5g.DATASET:
+                    h5d.open(group, raw).get_storage_size()
 
 
 def check_links(file: h5py.File, path: Path) -> None:

@@ -16,7 +16,7 @@ from trajfile.containers.base import Array, Commit, Rows
 from trajfile.containers.checks import check_commit, row_count, stored_scalar
 from trajfile.containers.extents import extents
 from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
-from trajfile.containers.state import first_line, load_state, mismatch
+from trajfile.containers.state import first_line, identity_of, load_state, mismatch
 from trajfile.containers.store import (
     COMMITS,
     MANIFEST,
@@ -209,7 +209,7 @@ class Journal:
             record = replace(record, manifest_bytes=len(first), manifest_crc=crc32c(first))
         if commit.manifest is None:
             return record
-        line = revised.to_line()
+        line = revised.to_line(identity_of(self._store))
         self._store.save(MANIFEST, record.manifest_bytes, np.frombuffer(line, np.uint8))
         self._store.widen(SCALAR_VALUE, len(revised.scalars))
         for stream in revised.streams:

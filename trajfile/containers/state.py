@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,14 @@ from trajfile.containers.record import (
 )
 from trajfile.containers.store import COMMITS, MANIFEST, MAX_MANIFEST_BYTES, ArraySpec, ArrayStore
 from trajfile.errors import Damaged, Unsafe
-from trajfile.schema import Manifest, SchemaError, parse_manifest
+from trajfile.schema import Identity, Manifest, SchemaError, parse_identity, parse_manifest
 
 _TABLES = (
     ArraySpec(MANIFEST, "uint8", None, (1,)),
     ArraySpec(COMMITS, "uint64", 0, (1, 1)),
 )
+
+_PATIENCE = (0.001, 0.01, 0.05)  # seconds
 
 
 class State(NamedTuple):
@@ -54,6 +57,11 @@ def load_state(store: ArrayStore) -> State:
     return State(table, _load_manifest(store, record, streams), record)
 
 
+def identity_of(store: ArrayStore) -> Identity:
+    """What every revision of a store's manifest repeats."""
+    return Identity(store.uuid, store.format_version)
+
+
 def first_line(store: ArrayStore) -> bytes:
     """The first revision of the manifest; it is there from creation on."""
     return store.load(MANIFEST).tobytes().partition(b"\n")[0] + b"\n"
@@ -79,9 +87,16 @@ def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
     width = store.columns(COMMITS)
     if not has_record_width(width):
         raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "CORE-007")
-    table = store.load(COMMITS).astype(np.uint64)
-    valid = valid_records(table)
-    count = len(valid) if valid.all() else int(np.argmin(valid))
+    for patience in (*_PATIENCE, None):
+        table = store.load(COMMITS).astype(np.uint64)
+        valid = valid_records(table)
+        count = len(valid) if valid.all() else int(np.argmin(valid))
+        if count == len(valid) or not table[count, -1] or patience is None:
+            break
+        time.sleep(patience)  # it may have been met in the middle of being written
+    if count < len(valid) and table[count, -1] and not valid[count:].any():
+        what = f"commit record {count} does not match its checksum, and is not one cut short"
+        raise damaged(store, what, COMMITS, "COM-001")
     if valid[count:].any():
         what = f"commit record {count} does not match its checksum, yet later ones do"
         raise damaged(store, what, COMMITS, "COM-001")
@@ -106,9 +121,12 @@ def _load_manifest(store: ArrayStore, record: Record, streams: int) -> Manifest:
         if crc32c(lines) != record.manifest_crc:
             raise mismatch(store, MANIFEST)
     try:
-        manifest = parse_manifest(lines)
+        manifest, identity = parse_manifest(lines), parse_identity(lines)
     except SchemaError as error:
         raise damaged(store, str(error), error.location, error.rule) from error
+    if identity is not None and identity != identity_of(store):
+        what = f"uuid or format version differ from those in the manifest, {identity.uuid}"
+        raise damaged(store, what, "/", "SUM-004")
     if len(manifest.streams) != streams:
         what = f"the manifest lists {len(manifest.streams)} streams, the commit record {streams}"
         raise damaged(store, what, COMMITS, "CORE-007")

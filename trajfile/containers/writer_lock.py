@@ -53,6 +53,21 @@ class WriterLock:
             ) from error
         self._descriptor = descriptor
 
+    @staticmethod
+    def is_held(path: Path) -> bool | None:
+        """Whether a writer holds a file; None if this system cannot tell."""
+        if not hasattr(fcntl, "F_OFD_GETLK"):
+            return None
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _BYTE, 1, 0)
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, request)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
+
     def close(self) -> None:
         """Let go of it."""
         if self._descriptor is not None:

@@ -16,6 +16,7 @@ from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.identity import Attributes, new_identity
 from trajfile.containers.journal import Journal
 from trajfile.containers.regular import read_document
+from trajfile.containers.state import identity_of
 from trajfile.containers.store import MANIFEST, layout
 from trajfile.containers.zarr_metadata import GroupDocument
 from trajfile.containers.zarr_store import DOCUMENT, ZarrStore
@@ -34,7 +35,7 @@ def create_zarr(
     store = ZarrStore(path, identity, writable=True, power=power)
     for spec in layout(manifest):
         store.create(spec, compression)
-    store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(), np.uint8))
+    store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
     store.flush([MANIFEST])
     # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
     store.put_root(identity)
