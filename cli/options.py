@@ -85,6 +85,12 @@ Replay = Annotated[
 Deep = Annotated[
     bool, typer.Option("--deep", help="Read every committed byte, and so verify every checksum.")
 ]
+SkipDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--skip-damaged", help="Leave out rows whose checksums fail, and say which; reads twice."
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", help="List every tensor and scalar.")]
 Tensors = Annotated[
     list[str],

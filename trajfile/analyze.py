@@ -39,6 +39,7 @@ from trajfile.report import (
     StreamSource,
 )
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
+from trajfile.skipping import leave_out, located, look
 from trajfile.verdict import compose
 
 Progress = Callable[[int, int], None]
@@ -57,6 +58,8 @@ def analyze(
     replay: str | ReplayFactory | None = None,
     around: int | None = None,
     window: int | None = None,
+    *,
+    skip_damaged: bool = False,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -75,6 +78,8 @@ def analyze(
         around: The step of an event, instead of `steps`: everything is narrowed to the snapshots
             around it, and the tensors that moved first are named.
         window: How many snapshots to keep before that step and after it; 20 by default.
+        skip_damaged: Whether to read the file once beforehand to find rows that are damaged, and
+            to do without them. What was left out is a finding ``damage.<stream>``.
 
     Returns:
         The report.
@@ -83,7 +88,7 @@ def analyze(
         UsageError: If an argument names something that does not exist, or the replayed code
             fails or does not go with the run.
         MissingStream: If a metric asked for by name needs a stream the run does not hold.
-        FormatError: If the run cannot be read.
+        FormatError: If the run cannot be read, or a row of it is damaged and not to be skipped.
         ResourceError: If the device is not there or the memory does not suffice.
     """
     started = time.perf_counter()
@@ -94,10 +99,12 @@ def analyze(
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
         recorded = replace(trajectory.header(params, narrowed), replay=replay is not None)
+        left = look(trajectory, recorded) if skip_damaged else []
+        recorded = leave_out(recorded, left)
         read, replayed = _replayed(replay, trajectory, recorded, chosen, budget, kept)
         header = recorded
         if read is not trajectory:
-            header = replace(read.header(params, narrowed), replay=True)
+            header = leave_out(replace(read.header(params, narrowed), replay=True), left)
         needs = _declare(chosen, header, asked=metrics is not None)
         moving = movers.needs(header) if event is not None else frozenset()
         declared = collect([*needs.values(), moving])
@@ -108,7 +115,8 @@ def analyze(
 
         machine = machine_for(device)
         planned = make_plan(header, declared, layout_of(read, header), machine.profile, budget)
-        made = run_pass(planned, read.container, machine, progress)
+        with located(trajectory, recorded):
+            made = run_pass(planned, read.container, machine, progress)
         measured = replace(made.measurements, replayed=replayed)
         results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
         if event is not None:
@@ -125,7 +133,10 @@ def analyze(
                 around=event,
             ),
             metrics=results,
-            findings=_most_severe_first(results, [] if event is None else findings_around(event)),
+            findings=_most_severe_first(
+                results,
+                [out.finding for out in left] + ([] if event is None else findings_around(event)),
+            ),
             verdict=("" if event is None else sentence(event) + " ") + compose(results, header),
             trajfile_version=__version__,
         )
@@ -142,6 +153,8 @@ def plan(
     replay: str | ReplayFactory | None = None,
     around: int | None = None,
     window: int | None = None,
+    *,
+    skip_damaged: bool = False,
 ) -> Plan:
     """What `analyze` would read and hold, found out without reading a tensor.
 
@@ -156,6 +169,7 @@ def plan(
         replay: The user's loss, which is not run here; the plan is of the pass beside it.
         around: The step of an event.
         window: How many snapshots to keep before that step and after it.
+        skip_damaged: Whether to look for damaged rows, which reads the tensors after all.
 
     Returns:
         The plan.
@@ -173,6 +187,7 @@ def plan(
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
         header = replace(trajectory.header(params, narrowed), replay=replay is not None)
+        header = leave_out(header, look(trajectory, header) if skip_damaged else [])
         needs = _declare(chosen, header, asked=metrics is not None)
         moving = movers.needs(header) if event is not None else frozenset()
         reasons = {i: n.reason if isinstance(n, Skipped) else "" for i, n in needs.items()}

@@ -17,6 +17,7 @@ from ..options import (
     Replay,
     Run,
     Set,
+    SkipDamaged,
     Steps,
     Window,
     metric_ids,
@@ -37,6 +38,7 @@ def analyze(
     plan: Plan = False,
     option: Set = None,
     replay: Replay = None,
+    skip_damaged: SkipDamaged = False,
 ) -> int:
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
@@ -61,6 +63,7 @@ def analyze(
         "memory": memory,
         "options": metric_options(option),
         "replay": replay,
+        "skip_damaged": skip_damaged,
     }
     terminal = Terminal()
     with open_run(run) as trajectory:
@@ -69,11 +72,13 @@ def analyze(
 
             from ..render.plan import screen as plan_screen
 
-            terminal.show(*plan_screen(terminal, run, plan_of(trajectory, **selection)))
+            made = plan_of(trajectory, **selection)
+            terminal.show(*plan_screen(terminal, run, made, looked=skip_damaged))
             return 0
 
         from trajfile.analyze import analyze as report_on
         from trajfile.around import steps_of
+        from trajfile.skipping import without
 
         from ..render.analyze import screen
         from ..render.progress import Progress
@@ -88,7 +93,7 @@ def analyze(
                 file.write(f"{report.to_json()}\n".encode())
         event = report.run.around
         narrowed = steps if event is None else steps_of(event)
-        header = trajectory.header(selection["params"], narrowed)
+        header = without(trajectory.header(selection["params"], narrowed), report.findings)
         terminal.write(screen(terminal, report, header))
     return 0
 

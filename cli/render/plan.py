@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from trajfile.engine.plan import Plan
 
 
-def screen(terminal: Terminal, path: str, plan: Plan) -> Iterator[Text]:
+def screen(terminal: Terminal, path: str, plan: Plan, *, looked: bool = False) -> Iterator[Text]:
     """What a pass would read, how, and what it would leave out.
 
     Args:
         terminal: Where it is shown.
         path: The run, as given.
         plan: The plan.
+        looked: Whether the run was looked through for damaged rows.
 
     Yields:
         Lines to show one below the other.
@@ -30,6 +31,11 @@ def screen(terminal: Terminal, path: str, plan: Plan) -> Iterator[Text]:
     for label, value in plan.describe():
         style = "warn" if label.startswith(("skips ", "refused ")) else ""
         rows.append((terminal.text(label, style), terminal.text(value)))
+    rows += [
+        (terminal.text("leaves out", "warn"), terminal.text(words))
+        for words in plan.header.left_out.values()
+    ]
     yield from grid(terminal, rows)
     yield Text()
-    yield terminal.line("Nothing was read but names and steps; without --plan the pass runs.")
+    read = "names and steps" if not looked else "what was looked through for damage"
+    yield terminal.line(f"Nothing was read but {read}; without --plan the pass runs.")

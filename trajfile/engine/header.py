@@ -32,6 +32,7 @@ class Header:
             of the first row that does.
         learning_rate: The scalar of that name as in `scalars`, but of the whole run: a value
             recorded before the selected part is in force in it. None: that of `scalars`.
+        left_out: For each stream of which damaged rows were left out, which, in words.
     """
 
     steps: Mapping[str, NDArray[np.int64]]
@@ -44,6 +45,7 @@ class Header:
     replay: bool = False
     joined: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     learning_rate: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, *streams: str) -> bool:
         """Whether each of the streams has at least one selected row and tensor."""
