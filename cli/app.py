@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands.analyze import analyze
+from .commands.convert import convert
 from .commands.export import export
 from .commands.info import info
 from .commands.metrics import metrics
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (info, analyze, validate, export, metrics):
+for command in (info, analyze, validate, convert, export, metrics):
     app.command()(guarded(command))
 
 

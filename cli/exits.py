@@ -83,7 +83,7 @@ def classify(error: BaseException) -> tuple[int, str]:
 
     match error:
         case KeyboardInterrupt():
-            return INTERRUPTED, "interrupted; nothing was changed"
+            return INTERRUPTED, str(error) or "interrupted; nothing was changed"
         case UsageError() | MissingStream() | RecordError():
             return USAGE, str(error)
         case FormatError():

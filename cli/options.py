@@ -10,6 +10,13 @@ import typer
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A recorded run: a .h5 file or a .zarr folder.")
 ]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SRC...",
+        help="What to convert; several are taken for consecutive parts of one run.",
+    ),
+]
 Params = Annotated[
     list[str] | None,
     typer.Option(
@@ -102,6 +109,9 @@ Stream = Annotated[
     str, typer.Option("--stream", metavar="STREAM", help="The stream it is taken from.")
 ]
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="Where to write.")]
+Compression = Annotated[
+    str, typer.Option("--compression", metavar="none|zstd|gzip", help="How rows are compressed.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 MetricId = Annotated[
     str | None, typer.Argument(metavar="[ID]", help="A metric's id; without it, all are listed.")

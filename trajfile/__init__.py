@@ -1,8 +1,8 @@
 """trajfile: record a neural network's training trajectory once, and ask it questions later.
 
-`Writer` records, `open` reads, `analyze` answers, `validate` checks, `export` takes tensors out.
-Importing the package loads none of h5py, zarr and torch: each name brings what it needs when it is
-first used.
+`Writer` records, `open` reads, `analyze` answers, `validate` checks, `convert` copies,
+`export` takes tensors out. Importing the package loads none of h5py, zarr and torch: each name
+brings what it needs when it is first used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from trajfile.version import __version__
 
 if TYPE_CHECKING:
     from trajfile.analyze import analyze as analyze
+    from trajfile.convert import convert as convert
     from trajfile.errors import (
         Damaged,
         FormatError,
@@ -61,6 +62,7 @@ __all__ = [
     "Writer",
     "__version__",
     "analyze",
+    "convert",
     "export",
     "open",
     "validate",
@@ -71,6 +73,7 @@ _PLACES = {
     "Trajectory": "reader",
     "Writer": "writer",
     "analyze": "analyze",
+    "convert": "convert",
     "export": "export",
     "open": "reader",
     "validate": "validate",
@@ -79,10 +82,10 @@ _PLACES = {
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
-        # `analyze`, `export` and `validate` are functions here and modules of the same name
-        # below. The import system binds a submodule to its package when it is first imported,
-        # from anywhere; the public name must stay the function.
-        if name in {"analyze", "export", "validate"} and isinstance(value, ModuleType):
+        # Some names are functions here and modules of the same name below. The import system
+        # binds a submodule to its package when it is first imported, from anywhere; the public
+        # name must stay the function.
+        if _PLACES.get(name) == name and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
 

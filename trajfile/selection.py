@@ -103,7 +103,7 @@ def select_tensors(names: Iterable[str], globs: Sequence[str] | str | None) -> f
     if globs is None:
         return frozenset(known)
     chosen: set[str] = set()
-    for glob in _texts(globs):
+    for glob in as_texts(globs):
         matched = [name for name in known if fnmatchcase(name, glob)]
         if not matched:
             near = difflib.get_close_matches(glob, known, n=3, cutoff=0.4) or known[:3]
@@ -123,8 +123,18 @@ def _check_slice(steps: object) -> None:
         )
 
 
-def _texts(globs: object) -> list[str]:
-    """One or several patterns as a list."""
+def as_texts(globs: object) -> list[str]:
+    """One or several patterns as a list.
+
+    Args:
+        globs: A text, or an iterable of texts.
+
+    Returns:
+        The texts.
+
+    Raises:
+        UsageError: If it is neither.
+    """
     if isinstance(globs, str):
         return [globs]
     listed = list(globs) if isinstance(globs, Iterable) else [globs]

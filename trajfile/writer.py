@@ -117,7 +117,7 @@ class Writer:
                 "it, or another path"
             )
         if taken and mode == "w":
-            _check_replaceable(self.path)
+            check_replaceable(self.path)
         if not self.path.parent.is_dir():
             raise UsageError(f"{self.path.parent} is not a folder: create it first")
         if taken and mode == "a":
@@ -263,7 +263,15 @@ class Writer:
             raise UsageError(f"{self.path} cannot be created: {error}") from error
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace what is neither empty nor a trajectory.
+
+    Args:
+        path: What exists.
+
+    Raises:
+        UsageError: If it does not read as a trajectory.
+    """
     with suppress(OSError):
         if path.is_dir() and not any(path.iterdir()):
             return

@@ -22,9 +22,13 @@ class Progress:
     """Called with the bytes done and the bytes in all; a bar with throughput and time left.
 
     Nothing is drawn off a terminal, and nothing within the first second.
+
+    Args:
+        doing: What is done, in a word.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "reading") -> None:
+        self._doing = doing
         self._watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bar: Bar | None = None
         self._task: TaskID | None = None
@@ -60,7 +64,7 @@ class Progress:
         if self._bar is None:
             self._bar = _bar()
             self._bar.start()
-            self._task = self._bar.add_task("reading", total=total, figures="")
+            self._task = self._bar.add_task(self._doing, total=total, figures="")
         if self._task is not None:
             since, before = self._first
             rate = (done - before) / (now - since)

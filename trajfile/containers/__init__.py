@@ -45,13 +45,18 @@ def create(
         raise UsageError(f"{path} exists already: choose another name, or append to it")
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} does not exist: make it first")
-    if path.suffix.lower() in _HDF5_SUFFIXES:
+    if is_hdf5(path):
         from trajfile.containers.hdf5 import create_hdf5
 
         return create_hdf5(path, manifest, compression=compression, durability=durability)
     from trajfile.containers.zarr import create_zarr
 
     return create_zarr(path, manifest, compression=compression, durability=durability)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a trajectory to be created at a path is an HDF5 file, by its suffix."""
+    return path.suffix.lower() in _HDF5_SUFFIXES
 
 
 def check_options(path: Path, *, compression: Compression, durability: Durability) -> None:

@@ -7,6 +7,7 @@ time, uuid and the program that wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +20,7 @@ from trajfile.dtypes import ITEM_SIZES, bits_dtype
 from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 
 
-def digest(container: Container) -> str:
+def digest(container: Container, progress: Callable[[int], None] | None = None) -> str:
     """SHA-256 over the logical content in a canonical form.
 
     The canonical form is one JSON object with sorted keys, in which each array stands as the
@@ -29,6 +30,7 @@ def digest(container: Container) -> str:
 
     Args:
         container: Any container.
+        progress: Called with the number of bytes that were read, block by block.
 
     Returns:
         64 hexadecimal digits.
@@ -38,7 +40,10 @@ def digest(container: Container) -> str:
         "manifest": _logical(manifest),
         "commits": sha256(container.commits()[:, 1].astype("<i8").tobytes()).hexdigest(),
         "scalars": _scalars(container, manifest),
-        "streams": {stream.name: _stream(container, stream) for stream in manifest.streams},
+        "streams": {
+            stream.name: _stream(container, stream, progress or (lambda _: None))
+            for stream in manifest.streams
+        },
     }
     return sha256(_canonical(content)).hexdigest()
 
@@ -77,7 +82,9 @@ def _scalars(container: Container, manifest: Manifest) -> dict[str, list[str]]:
     return content
 
 
-def _stream(container: Container, stream: StreamSpec) -> dict[str, Any]:
+def _stream(
+    container: Container, stream: StreamSpec, progress: Callable[[int], None]
+) -> dict[str, Any]:
     steps, samples = container.keys(stream.name)
     content: dict[str, Any] = {"step": sha256(steps.astype("<i8").tobytes()).hexdigest()}
     if samples is not None:
@@ -91,5 +98,6 @@ def _stream(container: Container, stream: StreamSpec) -> dict[str, Any]:
             out = np.empty(shape, bits_dtype(lane))
             container.read(stream.name, lane, rows, part, out)
             hashed.update(out.data)
+            progress(out.nbytes)
         content[lane] = hashed.hexdigest()
     return content

@@ -47,9 +47,31 @@ def create_hdf5(
     path: Path, manifest: Manifest, *, compression: str | None, durability: str
 ) -> Journal:
     """Create an HDF5 trajectory; see `trajfile.containers.create`."""
+    store = create_store(path, manifest, new_identity(), compression)
+    try:
+        return Journal(store, writable=True, power=durability == "power")
+    except BaseException:
+        path.unlink()
+        store.close()
+        raise
+
+
+def create_store(
+    path: Path, manifest: Manifest, identity: Attributes, compression: str | None
+) -> Hdf5Store:
+    """Create the arrays of a trajectory, empty but for the manifest's first revision.
+
+    Args:
+        path: The file.
+        manifest: The first revision.
+        identity: The root attributes.
+        compression: How lanes are compressed.
+
+    Returns:
+        The arrays, to be begun and then written.
+    """
     if compression == "zstd":
         load_zstd(path)
-    identity = new_identity()
     with full_disk_as_resource_error(path):
         file = h5py.File(path, "x", libver=_BOUNDS)
         try:
@@ -66,11 +88,36 @@ def create_hdf5(
                     _create_array(file, joined, compression)
             store = Hdf5Store(file, path, identity, WriterLock(path))
             store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
-            return Journal(store, writable=True, power=durability == "power")
         except BaseException:
             path.unlink()
             file.close()
             raise
+        return store
+
+
+def reopen_store(path: Path) -> Hdf5Store:
+    """Open the arrays that `create_store` made, also after a kill, to go on writing them.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays, to be expected, begun and written.
+    """
+    file = open_for_reading(path)
+    try:
+        identity = read_identity(file)
+        check_identity(identity, path)
+        with failures_as_damage(path):
+            check_links(file, path)
+    finally:
+        file.close()
+    lock = WriterLock(path)
+    try:
+        return Hdf5Store(_open_for_writing(path, lock), path, identity, lock)
+    except BaseException:
+        lock.close()
+        raise
 
 
 def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:

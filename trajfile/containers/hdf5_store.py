@@ -141,10 +141,10 @@ class Hdf5Store:
                 with failures_as_damage(self._path, f"/{part}", "SUM-003"):
                     self._readers[part].read(rows, inside, bits, outside.start)
 
-    def write(self, key: str, start: int, values: Array) -> None:
-        """Write whole rows from row ``start`` on."""
+    def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
+        """Write rows from row ``start`` on, and from a column on where a chunk begins."""
         width = values.shape[1] if values.ndim > 1 else 1
-        for part, inside, outside in self._split(key, slice(0, width)):
+        for part, inside, outside in self._split(key, slice(column, column + width)):
             dataset = self._dataset(part)
             if part in self._readers:
                 self._readers[part].forget()
@@ -161,6 +161,10 @@ class Hdf5Store:
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane."""
         return self._readers[key].width
+
+    def unit_columns(self, key: str) -> int:
+        """Columns that are written at once: a chunk."""
+        return self.chunk_columns(key)
 
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on."""

@@ -143,8 +143,16 @@ class ArrayStore(Protocol):
         """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
         ...
 
-    def write(self, key: str, start: int, values: Array) -> None:
-        """Write whole rows of a lane from row ``start`` on."""
+    def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
+        """Write rows of a lane from row ``start`` on.
+
+        They begin at ``column``, a multiple of `unit_columns`, and end there too or where the
+        columns do that exist in these rows.
+        """
+        ...
+
+    def unit_columns(self, key: str) -> int:
+        """Columns of a lane that are written at once."""
         ...
 
     def chunk_columns(self, key: str) -> int:

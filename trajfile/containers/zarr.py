@@ -29,7 +29,30 @@ def create_zarr(
 ) -> Journal:
     """Create a Zarr trajectory; see `trajfile.containers.create`."""
     power = durability == "power"
-    identity = new_identity()
+    store = create_store(path, manifest, new_identity(), compression, power=power)
+    return Journal(store, writable=True, power=power)
+
+
+def create_store(
+    path: Path,
+    manifest: Manifest,
+    identity: Attributes,
+    compression: str | None,
+    *,
+    power: bool = False,
+) -> ZarrStore:
+    """Create the arrays of a trajectory, empty but for the manifest's first revision.
+
+    Args:
+        path: The folder.
+        manifest: The first revision.
+        identity: The root attributes.
+        compression: How lanes are compressed.
+        power: Whether files are forced to the disk.
+
+    Returns:
+        The arrays, to be written.
+    """
     with full_disk_as_resource_error(path):
         path.mkdir()
     store = ZarrStore(path, identity, writable=True, power=power)
@@ -39,7 +62,19 @@ def create_zarr(
     store.flush([MANIFEST])
     # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
     store.put_root(identity)
-    return Journal(store, writable=True, power=power)
+    return store
+
+
+def reopen_store(path: Path) -> ZarrStore:
+    """Open the arrays that `create_store` made to go on writing them.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The arrays, to be expected and written.
+    """
+    return ZarrStore(path, read_identity(path), writable=True, power=False)
 
 
 def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:

@@ -112,7 +112,7 @@ class ZarrStore:
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
         """Write rows of a table from row ``start`` on, which was its end."""
-        self._table(key).save(start, values.reshape(len(values), -1))
+        self._table(key).save(start, values if values.ndim == 2 else values[:, None])
         self._rows[key] = start + len(values)
 
     def widen(self, key: str, columns: int) -> None:
@@ -143,11 +143,12 @@ class ZarrStore:
         for _ in self._pool.map(read_row, range(rows.start, rows.stop)):
             pass
 
-    def write(self, key: str, start: int, values: Array) -> None:
-        """Write whole rows of a lane from row ``start`` on."""
+    def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
+        """Write rows of a lane from row ``start`` on, and from a column on where a shard begins."""
         lane = self._lanes[key]
+        left = column // lane.columns
         for row, bits in enumerate(bits_of(values), start):
-            for shard, first in enumerate(range(0, len(bits), lane.columns)):
+            for shard, first in enumerate(range(0, len(bits), lane.columns), left):
                 part = bits[first : first + lane.columns]
                 self._folder.put(self._shard(key, row, shard), encode_shard(part, lane))
         self._rows[key] = start + len(values)
@@ -155,6 +156,10 @@ class ZarrStore:
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane."""
         return self._lanes[key].width
+
+    def unit_columns(self, key: str) -> int:
+        """Columns that are written at once: a shard."""
+        return self._lanes[key].columns
 
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on, and what a kill left half-written."""
@@ -170,7 +175,7 @@ class ZarrStore:
             if key not in self._lanes:
                 self._table(key).flush(self._folder)
             shape = self._document(key).shape
-            if self._rows[key] > shape[0]:
+            if self._rows.get(key, 0) > shape[0]:
                 # Twice as many rows as needed, so that this file is seldom rewritten. Readers
                 # go by the commit record, and closing trims the shape.
                 self._reshape(key, [2 * self._rows[key], *shape[1:]])

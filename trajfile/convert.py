@@ -1,0 +1,256 @@
+"""Copying trajectories: to another container, some of their steps and tensors, or parts as one.
+
+The copy grows in a folder beside its place, ``OUT.partial``, and moves there once its digest is
+that of what was copied. So what stands at OUT is always whole, and a conversion that was cut short
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from trajfile.containers import Compression, check_options, open_container
+from trajfile.containers.base import Container
+from trajfile.containers.bulk import Block, Bulk
+from trajfile.containers.digest import digest
+from trajfile.errors import Damaged, FormatError, UsageError
+from trajfile.paths import local_path
+from trajfile.reader import open_trajectory
+from trajfile.source import Source, source_of
+from trajfile.unfinished import Unfinished
+from trajfile.writer import check_replaceable
+
+Progress = Callable[[int, int], None]
+
+#: Bytes copied between two notes of how far the copy is.
+_NOTED_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion wrote.
+
+    Attributes:
+        path: Where.
+        kind: ``hdf5`` or ``zarr``.
+        uuid: Its identity: the source's if all of one source was copied.
+        digest: The logical digest of what was copied and of the copy, 64 hexadecimal digits.
+        commits: How many commits it holds.
+        rows: Rows of each stream.
+        raw_bytes: Bytes of all rows, uncompressed.
+        source_bytes: Bytes of the sources on disk.
+        stored_bytes: Its own bytes on disk.
+        resumed_bytes: Of the raw bytes, those that an interrupted run had copied before.
+    """
+
+    path: Path
+    kind: str
+    uuid: str
+    digest: str
+    commits: int
+    rows: dict[str, int]
+    raw_bytes: int
+    source_bytes: int
+    stored_bytes: int
+    resumed_bytes: int
+
+
+def convert(
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    params: Sequence[str] | str | None = None,
+    steps: slice | str | None = None,
+    compression: Compression = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Copy a trajectory, bit for bit, and prove that the copy says the same.
+
+    A copy of all of one source keeps its identity: the uuid, the steps and times of commits, the
+    metadata. A slice, and several sources as one, get a uuid of their own, which follows from what
+    was asked of which source, and say in ``metadata["converted_from"]`` what they are of.
+
+    Run again after an interruption, of whatever kind, the same call goes on where it was. Memory is
+    bounded, whatever the size of a row.
+
+    Args:
+        source: A trajectory; or several, which are taken for consecutive parts of one run: their
+            steps must not overlap, and none may lack a tensor that an earlier one recorded.
+        out: Where: ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder.
+        params: Globs over tensor names, applied to every stream; all by default.
+        steps: Which steps: a slice of step values or its text ``a:b:s``; all by default.
+        compression: None, ``zstd`` or ``gzip``.
+        overwrite: Whether to replace a trajectory at ``out``, once the copy is whole.
+        progress: Called with the bytes done and the bytes in all; reading back counts too.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: If an argument names nothing, sources do not follow one another, or there is
+            something at ``out``.
+        FormatError: If a source cannot be read.
+        Damaged: If the copy does not say what the source says.
+        ResourceError: If the disk is full, or another conversion writes to ``out``.
+        KeyboardInterrupt: If it was interrupted, saying how to go on.
+    """
+    target = local_path(out)
+    paths = _paths(source)
+    check_options(target, compression=compression, durability="process")
+    _check_place(target, paths, overwrite=overwrite)
+    with ExitStack() as opened:
+        containers = [opened.enter_context(open_trajectory(path)).container for path in paths]
+        asked = source_of(containers, params=params, steps=steps)
+        settings = {"container": target.suffix.lower(), "compression": compression}
+        unfinished = opened.enter_context(Unfinished(target, {**asked.facts, **settings}))
+        try:
+            return _convert(asked, target, unfinished, compression, progress or _silent)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; the same command goes on from here, or remove {unfinished.folder}"
+            ) from None
+
+
+def _convert(
+    source: Source,
+    target: Path,
+    unfinished: Unfinished,
+    compression: Compression,
+    progress: Progress,
+) -> Converted:
+    view = source.view
+    manifest = view.manifest()
+    raw = sum(stream.row_bytes * view.committed_rows(stream.name) for stream in manifest.streams)
+    note = _Progress(progress, raw)
+    bulk = _begun(source, unfinished, compression)
+    try:
+        resumed = _copy(bulk, view, unfinished, note)
+        bulk.commit(view)
+    finally:
+        bulk.close()
+    found = _verify(view, unfinished, note)
+    with open_trajectory(unfinished.path) as copy:
+        stored, kind, commits = (
+            copy.container.stored_bytes(),
+            copy.container.kind,
+            len(copy.container.commits()),
+        )
+    unfinished.finish()
+    return Converted(
+        path=target,
+        kind=kind,
+        uuid=source.uuid,
+        digest=found,
+        commits=commits,
+        rows={name: view.committed_rows(name) for name in manifest.by_name},
+        raw_bytes=raw,
+        source_bytes=view.stored_bytes(),
+        stored_bytes=stored,
+        resumed_bytes=resumed,
+    )
+
+
+def _begun(source: Source, unfinished: Unfinished, compression: Compression) -> Bulk:
+    """The copy, taken up where it is or new."""
+    manifest, uuid = source.manifest, source.uuid
+    if unfinished.copied is not None:
+        try:
+            return Bulk(unfinished.path, manifest, uuid=uuid, compression=compression, again=True)
+        except FormatError:  # cut short while it was being made, or damaged
+            unfinished.restart()
+    return Bulk(unfinished.path, manifest, uuid=uuid, compression=compression)
+
+
+def _copy(bulk: Bulk, view: Container, unfinished: Unfinished, note: _Progress) -> int:
+    """Copy the blocks that are not there yet; the bytes of those that were."""
+    blocks = bulk.blocks(view)
+    before = blocks[: unfinished.copied or 0]
+    note(sum(block.nbytes for block in before))
+    unfinished.note(len(before))
+    pending: list[Block] = []
+    for number, block in enumerate(blocks[len(before) :], len(before) + 1):
+        bulk.copy(view, block)
+        pending.append(block)
+        note(block.nbytes)
+        if sum(one.nbytes for one in pending) >= _NOTED_BYTES or number == len(blocks):
+            bulk.flush(pending)
+            unfinished.note(number)
+            pending.clear()
+    return sum(block.nbytes for block in before)
+
+
+def _verify(view: Container, unfinished: Unfinished, note: _Progress) -> str:
+    """Read both whole and compare; the digest."""
+    copy = open_container(unfinished.path)
+    stopped = Event()
+
+    def go_on(_: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError
+
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            expected = pool.submit(digest, view, go_on)
+            try:
+                found = digest(copy, note)
+            except BaseException:
+                stopped.set()  # or leaving the pool would wait for all of the source
+                raise
+        if found == expected.result():
+            return found
+    finally:
+        copy.close()
+    unfinished.discard()
+    raise Damaged(
+        f"the copy of {view.path} does not say the same as it ({found[:12]}… instead of "
+        f"{expected.result()[:12]}…) and was removed: the source changed meanwhile, or the disk "
+        "lost data; run it again",
+        path=view.path,
+    )
+
+
+class _Progress:
+    """Counts the bytes that were copied and those that were read back."""
+
+    def __init__(self, progress: Progress, raw: int):
+        self._progress, self._total, self._done = progress, 2 * raw, 0
+
+    def __call__(self, nbytes: int) -> None:
+        self._done += nbytes
+        self._progress(min(self._done, self._total), self._total)
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total
+
+
+def _paths(source: object) -> list[Path]:
+    if isinstance(source, (str, os.PathLike)):
+        return [local_path(source)]
+    paths = [local_path(path) for path in source] if isinstance(source, Iterable) else []
+    if not paths:
+        raise UsageError("there is nothing to convert: give the path of a run, or several")
+    return paths
+
+
+def _check_place(target: Path, paths: list[Path], *, overwrite: bool) -> None:
+    """Refuse before the work what would have no place after it."""
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is not a folder: create it first")
+    if not (target.is_symlink() or target.exists()):
+        return
+    if any(path.exists() and path.samefile(target) for path in paths):
+        raise UsageError(f"{target} is what is to be converted: give the copy another name")
+    if not overwrite:
+        raise UsageError(
+            f"{target} exists already: pass --overwrite (overwrite=True) to replace it, or give "
+            "the copy another name"
+        )
+    check_replaceable(target)
