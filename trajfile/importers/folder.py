@@ -60,6 +60,11 @@ def read_folder(path: Path, files: Files) -> Found:
         kind = kind_of(entry)
         if kind is not None:
             chosen.append((entry, kind))
+    folders = [(entry, kind) for entry, kind in chosen if entry.is_dir()]
+    if folders and len(folders) < len(chosen):
+        beside = [entry.name for entry, _ in chosen if not entry.is_dir()]
+        left_out.setdefault("beside folders of checkpoints", []).extend(beside)
+        chosen = folders
     if not chosen:
         raise NotATrajectory(
             f"{path} is a folder, but not a Zarr v3 group: it has no valid zarr.json; nor does it "

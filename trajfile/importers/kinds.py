@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from trajfile.importers.checkpoint import Checkpoint
 from trajfile.importers.files import Files
+from trajfile.importers.steps import step_in_name
 
 Read = Callable[[Path, Path, Files], Checkpoint]
 
@@ -36,6 +37,11 @@ class Kind(NamedTuple):
 
 SAFETENSORS = Kind("safetensors", "safetensors", "read_safetensors")
 TORCH = Kind("PyTorch", "torch_checkpoint", "read_torch")
+NUMPY = Kind("NumPy", "numpy_file", "read_numpy")
+KERAS = Kind("Keras", "keras_file", "read_keras")
+MODEL_FOLDER = Kind("model folders", "model_folder", "read_model_folder")
+DISTRIBUTED = Kind("PyTorch distributed", "distributed", "read_distributed")
+ORBAX = Kind("Orbax", "orbax", "read_orbax")
 
 _SUFFIXES = {
     ".safetensors": SAFETENSORS,
@@ -44,12 +50,26 @@ _SUFFIXES = {
     ".ckpt": TORCH,
     ".bin": TORCH,
     ".pth.tar": TORCH,
+    ".npz": NUMPY,
+    ".weights.h5": KERAS,
 }
+#: The model within a folder that is one checkpoint, most telling first.
+_MODELS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+_INDEXES = (".safetensors.index.json", ".bin.index.json")
+_ORBAX_FILES = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
 #: What trainers put beside a model, under names of their own.
 _COMPANIONS = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*|random_states_.*|training_args|sampler.*|optim)"
     r"\.(pt|pth|bin|pkl)"
 )
+_TRAINER_FOLDER = re.compile(r"checkpoint-\d+")
 _UNFINISHED = re.compile(
     r"(^tmp[-_.].*)|(^\..*\.(sw.|tmp).*)|(.*\.(tmp|temp|part|partial|incomplete|crdownload)([-_.].*)?$)"
     r"|(.*orbax-checkpoint-tmp.*)",
@@ -67,7 +87,7 @@ def kind_of(path: Path) -> Kind | None:
         Its kind; None if it is no checkpoint, or only accompanies one.
     """
     if path.is_dir():
-        return kind_of_folder(path)
+        return kind_of_folder(path) or (MODEL_FOLDER if _only_file(path) is not None else None)
     name = path.name.lower()
     if _COMPANIONS.fullmatch(name):
         return None
@@ -75,9 +95,51 @@ def kind_of(path: Path) -> Kind | None:
 
 
 def kind_of_folder(path: Path) -> Kind | None:
-    """What kind of checkpoint a folder is as a whole; None if it is not one checkpoint."""
-    del path
-    return None
+    """What kind of checkpoint a folder is as a whole, by names that only such a folder holds.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        Its kind; None if it is not one checkpoint.
+    """
+    names = _names(path)
+    if ".metadata" in names:
+        return DISTRIBUTED
+    if _ORBAX_FILES & names:
+        return ORBAX
+    if any(_TRAINER_FOLDER.fullmatch(name) for name in names):
+        return None  # the last model, saved beside the checkpoints before it
+    return MODEL_FOLDER if _model_in(names) is not None else None
+
+
+def model_file(path: Path) -> Path:
+    """The model within a folder of the kind `MODEL_FOLDER`."""
+    name = _model_in(_names(path)) or _only_file(path)
+    assert name is not None
+    return path / name
+
+
+def _model_in(names: set[str]) -> str | None:
+    indexes = sorted(name for name in names if name.endswith(_INDEXES))
+    return next((name for name in (*_MODELS, *indexes) if name in names), None)
+
+
+def _only_file(path: Path) -> str | None:
+    """The checkpoint in a folder such as ``step_100``, if it holds one that could be meant."""
+    if step_in_name(path.name)[0] is None:
+        return None
+    held = [n for n in _names(path) if suffix_of(n) and not _COMPANIONS.fullmatch(n.lower())]
+    if len(held) != 1 or _SUFFIXES[suffix_of(held[0])] not in {TORCH, SAFETENSORS}:
+        return None
+    return held[0]
+
+
+def _names(path: Path) -> set[str]:
+    try:
+        return {entry.name for entry in path.iterdir()}
+    except OSError:
+        return set()
 
 
 def suffix_of(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from trajfile.importers.names import joined
 from trajfile.importers.pickled import Inert
+from trajfile.importers.places import Pieces, Span, Strided
 from trajfile.importers.refusal import too_large
 from trajfile.importers.torch_storage import View
 
@@ -25,6 +26,8 @@ MODEL_KEYS = (
     "params",
 )
 _STEP_KEYS = ("global_step", "step", "iteration", "iter", "iter_num", "global_iter", "n_iter")
+#: What counts as a tensor: one as pickled, or its place where that is known already.
+Tensor = View | Span | Strided | Pieces
 _MAX_DEPTH = 64
 _MAX_VISITS = 5_000_000
 
@@ -41,7 +44,7 @@ class Found:
         epoch: The count of epochs, if it is stated.
     """
 
-    tensors: dict[str, View] = field(default_factory=dict)
+    tensors: dict[str, Any] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     optimizers: list[Mapping[str, Any]] = field(default_factory=list)
     step: int | None = None
@@ -60,7 +63,7 @@ def search(value: Any, path: Path) -> Found:
     """
     found = Found()
     walk = _Walk(path, found)
-    if isinstance(value, View):
+    if isinstance(value, Tensor):
         value = {"tensor": value}
     if isinstance(value, dict):
         found.step = next(
@@ -78,7 +81,7 @@ def search(value: Any, path: Path) -> Found:
             value = {
                 key: item
                 for key, item in value.items()
-                if not (isinstance(item, View) and not item.shape)
+                if not (isinstance(item, Tensor) and not item.shape)
             }
     walk.tensors(value, ())
     return found
@@ -115,7 +118,7 @@ class _Walk:
             if is_optimizer(item):
                 continue
             where = (*parts, str(key))
-            if isinstance(item, View):
+            if isinstance(item, Tensor):
                 self.found.tensors[joined(where, self.found.tensors, self.path)] = item
             elif isinstance(item, Inert) and _is_tensor(item):
                 self.found.unread.append(".".join(where))
@@ -145,17 +148,17 @@ def _holds(value: Any) -> bool:
     held = contents(value)
     if not held or is_optimizer(value):
         return False
-    return any(isinstance(item, View) or _holds_more(item) for item in held.values())
+    return any(isinstance(item, Tensor) or _holds_more(item) for item in held.values())
 
 
 def _holds_more(value: Any) -> bool:
     # One level further is enough to tell a model from its configuration.
-    return any(isinstance(item, (View, Inert, dict)) for item in (contents(value) or {}).values())
+    return any(isinstance(item, (Tensor, Inert, dict)) for item in (contents(value) or {}).values())
 
 
 def _is_flat(value: dict[Any, Any]) -> bool:
     """Whether tensors with a shape lie at the top, as in a plain state dict."""
-    return any(isinstance(item, View) and item.shape for item in value.values())
+    return any(isinstance(item, Tensor) and item.shape for item in value.values())
 
 
 def _is_tensor(item: Inert) -> bool:

@@ -316,11 +316,15 @@ def plain_key(key: Any) -> Any:
     plain = isinstance(key, _PLAIN_KEYS) and not isinstance(key, tuple)
     if plain or (type(key) is tuple and all(isinstance(part, _PLAIN_KEYS) for part in key)):
         return key
-    return _Key(key)
+    return Key(key)
 
 
-class _Key:
-    """A key of another kind, the same only as itself."""
+class Key:
+    """A key of another kind, the same only as itself.
+
+    Attributes:
+        held: The key.
+    """
 
     def __init__(self, held: Any):
         self.held = held

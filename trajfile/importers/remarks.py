@@ -27,8 +27,7 @@ def remarks(container: Container) -> Iterator[Finding]:
     yield finding(
         "CKPT-101",
         "",
-        f"{container.kind} checkpoints carry no checksums that could be verified: names, shapes, "
-        "sizes and steps were",
+        "checkpoints carry no checksums to rely on: names, shapes, sizes and steps were checked",
     )
     for reason, names in container.left_out.items():
         yield finding("CKPT-102", "", f"not read ({reason}): {_some(names)}", names=list(names))

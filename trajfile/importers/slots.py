@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trajfile.dtypes import ITEM_SIZES
-from trajfile.importers.torch_storage import View
+from trajfile.importers.nested import Tensor
 from trajfile.schema import OPTIMIZER_SLOTS
 
 _SLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -38,7 +38,7 @@ class State:
         unnamed: Why the slots could not be named; empty if they could.
     """
 
-    slots: dict[str, dict[str, View]] = field(default_factory=dict)
+    slots: dict[str, dict[str, Any]] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = ()
     unnamed: str = ""
@@ -130,7 +130,7 @@ def _fits(state: Mapping[Any, Any], names: Mapping[Any, str], shapes: Shapes) ->
 
 def _is_slot(slot: Any, tensor: Any) -> bool:
     return (
-        isinstance(tensor, View)
+        isinstance(tensor, Tensor)
         and isinstance(slot, str)
         and slot != "step"
         and _SLOT.fullmatch(slot) is not None
