@@ -4,6 +4,8 @@ The rules of the format, whose reasons are in spec/format.md. CORE: what a traje
 streams and their tensors. DT: dtypes. COM: commits. SUM: checksums. H5 and ZR: one container
 alone. USE rules are no rules of the format but remarks on what an analysis will miss. CKPT rules
 are of folders of checkpoints that other programs saved (spec/checkpoints.md).
+
+``python -m trajfile.rules`` prints the table as it stands in spec/format.md.
 """
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ _ERRORS = {
     "CORE-004": "Its major format version is one this program reads.",
     "CORE-005": "It requires no feature this program does not know.",
     "CORE-006": "It is as long as it says, and its container can be opened.",
-    "CORE-007": "Every array has the dtype, rank and layout of the format.",
-    "CORE-008": "No soft, external or symbolic link; nothing is linked twice.",
-    "CORE-009": "No filter or codec but those of the format.",
+    "CORE-007": "Every array is there, with its rank and at least the columns of the manifest.",
+    "CORE-008": "The root attributes are there, each of its type.",
+    "CORE-009": "No table claims more than 1 MiB and 256 times the bytes stored of it.",
     "CORE-010": "Every part is a regular file.",
-    "CORE-011": "No part is larger than the format's limits.",
+    "CORE-011": "The manifest has at most 2^30 bytes.",
     "CORE-012": "Its creation was finished.",
     "CORE-013": "The manifest is JSON Lines of the manifest's shape (manifest.schema.json).",
     "CORE-014": "What is stated of the optimizer has the stated types.",
@@ -52,19 +54,53 @@ _ERRORS = {
     "STR-005": "Shapes, first rows and column counts are possible.",
     "STR-006": "A lane's tensors follow one another without holes.",
     "STR-007": "A tensor never joins before one that lies to its left in the lane.",
-    "STR-008": "Steps increase within a stream; samples of a step count up from 0.",
+    "STR-008": "Steps increase within a stream from 0 or above; samples of a step count up from 0.",
     "STR-009": "Other streams hold only tensors of params; gradients and updates in their shapes.",
+    "STR-010": "A later revision of the manifest only appends tensors and scalars.",
+    "STR-011": "A tensor's first row is committed, unless it is 0 or 2^48.",
+    "STR-012": "Tensors without a row come last in their stream's table.",
     "DT-001": "Dtypes are those of the dtype table.",
-    "COM-001": "Commit records match their checksums, except for those left by a kill at the end.",
-    "COM-002": "What a commit record counts is there, and later records never count less.",
-    "COM-003": "Commits are numbered from 0 without gaps, and their steps never decrease.",
+    "DT-002": "Every array has the element type that holds its dtype.",
+    "DT-003": "Every lane has the attribute 'dtype' with its name.",
+    "COM-001": "Commit records match their checksums and numbers, except for those left by a kill "
+    "at the end.",
+    "COM-002": "What a commit record counts is there.",
+    "COM-003": "Commits are numbered from 0 without gaps; their steps never decrease from 0 or "
+    "above.",
     "COM-004": "Each row's step is the step of a commit.",
     "COM-005": "Steps of the scalars increase, each the step of a commit.",
+    "COM-006": "No commit has the time 0.",
+    "COM-007": "A commit record has 8 + 2n columns for the n streams of the manifest.",
+    "COM-008": "A later commit record never counts less.",
     "SUM-001": "Manifest, keys and scalars match the checksums in the last commit record.",
     "SUM-002": "Every committed chunk exists.",
     "SUM-003": "Every committed chunk matches its checksum and can be decoded.",
     "SUM-004": "The root attributes are those that the manifest repeats.",
     "H5-001": "No external or virtual storage.",
+    "H5-002": "No soft, external or user-defined link.",
+    "H5-003": "Nothing is linked twice.",
+    "H5-004": "At most 100,000 objects, nested at most 32 deep.",
+    "H5-005": "No committed datatype.",
+    "H5-006": "No filter but shuffle, deflate, zstd and fletcher32.",
+    "H5-007": "Lanes pass shuffle (or not), deflate or zstd (or neither), then fletcher32.",
+    "H5-008": "Tables are not filtered.",
+    "H5-009": "Arrays are chunked and can be extended downwards, /scalars/value also sideways.",
+    "H5-010": "A chunk of a lane is one row of at most 262144 columns.",
+    "H5-011": "No committed chunk skips a filter.",
+    "H5-012": "Text in the root attributes is of fixed length.",
+    "H5-013": "The superblock is of version 3, at the file's start.",
+    "ZR-001": "No symbolic link in the folder.",
+    "ZR-002": "Each zarr.json is one of Zarr v3, of at most 16 MiB.",
+    "ZR-003": "Every folder above an array has the zarr.json of a group.",
+    "ZR-004": "Chunks lie on a regular grid of the array's rank.",
+    "ZR-005": "Chunk keys are of the encoding 'default' with the separator '.'.",
+    "ZR-006": "No storage transformers.",
+    "ZR-007": "No codec but sharding_indexed, bytes, gzip, zstd and crc32c.",
+    "ZR-008": "Lanes are sharded: bytes (little), gzip, zstd or none, crc32c; index at the end.",
+    "ZR-009": "A shard of a lane is one row of whole chunks within the limits.",
+    "ZR-010": "Tables have the codec bytes (little) alone.",
+    "ZR-011": "A chunk of a table has at most 2^24 elements.",
+    "ZR-012": "Fill values are those of the format.",
 }
 _REMARKS = {
     "USE-001": "Something has been recorded.",
@@ -123,3 +159,14 @@ def rank(found: Finding) -> int:
 def broken(error: FormatError) -> Finding:
     """The finding that says what could not be read."""
     return finding(error.rule, error.location, str(error))
+
+
+def table() -> str:
+    """All rules as the Markdown table of spec/format.md."""
+    lines = ["| id | severity | holds in a valid file |", "|---|---|---|"]
+    lines += [f"| {rule.id} | {rule.severity} | {rule.text} |" for rule in RULES.values()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

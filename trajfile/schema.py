@@ -251,6 +251,33 @@ def check_manifest(manifest: Manifest) -> None:
         _check_tensors(stream)
 
 
+def revision_problem(old: Manifest, new: Manifest) -> tuple[str, str] | None:
+    """What a later revision changes that it must keep.
+
+    Args:
+        old: A revision.
+        new: A later one.
+
+    Returns:
+        The stream concerned, or an empty string, and what is wrong; None if nothing is.
+    """
+    if [s.name for s in old.streams] != [s.name for s in new.streams]:
+        return "", "streams cannot change after the first commit"
+    if new.scalars[: len(old.scalars)] != old.scalars:
+        return "", "scalars can only be added"
+    for before, after in zip(old.streams, new.streams, strict=True):
+        settled = tuple(tensor for tensor in before.tensors if tensor.first_row < NOT_YET)
+        if after.tensors[: len(settled)] != settled:
+            return before.name, f"tensors of {before.name!r} can only be added"
+        if before.lanes.keys() != after.lanes.keys():
+            return before.name, (
+                f"stream {before.name!r} has lanes {', '.join(before.lanes) or 'none'} since its "
+                "first commit and cannot gain another: declare a tensor of each dtype before the "
+                "first append"
+            )
+    return None
+
+
 def check_name(name: str, what: str) -> None:
     """Check that a tensor's or scalar's name is printable text of a sane length.
 
@@ -270,6 +297,7 @@ def _check_tensors(stream: StreamSpec) -> None:
     _unique([tensor.name for tensor in stream.tensors], f"tensor of {stream.name}", "STR-004")
     ends: dict[str, int] = {}
     joined: dict[str, int] = {}
+    awaited: str | None = None
     for tensor in stream.tensors:
         check_name(tensor.name, "tensor")
         if tensor.dtype not in ITEM_SIZES:
@@ -295,6 +323,15 @@ def _check_tensors(stream: StreamSpec) -> None:
                 "STR-007",
                 where,
             )
+        if tensor.first_row < NOT_YET and awaited is not None:
+            raise SchemaError(
+                f"{tensor.name!r} is listed after {awaited!r}, which has no row yet: such tensors "
+                "come last",
+                "STR-012",
+                where,
+            )
+        if tensor.first_row >= NOT_YET:
+            awaited = tensor.name
         joined[tensor.dtype] = tensor.first_row
         ends[tensor.dtype] = expected + tensor.size
         if ends[tensor.dtype] > _MAX_COLUMNS:

@@ -9,26 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
+from trajfile.containers.journal import Journal
 from trajfile.errors import FormatError, NotATrajectory
 from trajfile.importers import open_source
 from trajfile.importers.remarks import remarks
 from trajfile.paths import local_path
-from trajfile.provenance import gradient_problems, optimizer_problems
 from trajfile.report import Finding, Value
 from trajfile.rules import broken, finding, rank
 from trajfile.scan import scan
 from trajfile.schema import (
     ABSENT_BITS,
-    GRADIENT_SAMPLES,
-    GRADIENTS,
     NOT_YET,
-    PARAMS,
-    UPDATES,
     Manifest,
-    StreamSpec,
+    SchemaError,
+    parse_manifest,
+    revision_problem,
 )
-
-_SHAPED_LIKE_PARAMS = (GRADIENTS, UPDATES, GRADIENT_SAMPLES)
+from trajfile.statements import check_statements
 
 
 def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]:
@@ -80,7 +77,9 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
     streams = list(manifest.by_name)
     parts = [
         _commits(container.commits()),
-        _manifest(manifest),
+        check_statements(manifest),
+        _first_rows(container, manifest),
+        _revisions(container),
         _scalars(container, manifest, steps),
         *(_keys(container, stream, steps) for stream in streams),
         *(scan(container, stream) for stream in streams if deep),
@@ -103,51 +102,50 @@ def _commits(commits: NDArray[np.int64]) -> Iterator[Finding]:
     if len(wrong):
         at = int(wrong[0])
         yield finding("COM-003", "/commits", f"commit {at} is numbered {numbers[at]}", commit=at)
-    back = np.flatnonzero(np.diff(steps) < 0)
+    back = np.flatnonzero(np.diff(steps, prepend=0) < 0)
     if len(back):
-        at = int(back[0]) + 1
-        message = f"commit {at} has step {steps[at]}, after step {steps[at - 1]}"
+        at = int(back[0])
+        message = f"commit {at} has step {steps[at]}, after step {steps[at - 1] if at else 0}"
         yield finding("COM-003", "/commits", message, commit=at)
+    timeless = np.flatnonzero(commits[:, 2] == 0)
+    if len(timeless):
+        at = int(timeless[0])
+        message = f"commit {at} has the time 0, by which readers tell rows never written"
+        yield finding("COM-006", "/commits", message, commit=at)
 
 
-def _manifest(manifest: Manifest) -> Iterator[Finding]:
-    params = manifest.by_name.get(PARAMS)
-    if params is not None:
-        for stream in manifest.streams:
-            yield from _against_params(stream, params)
-    holders = manifest.streams if params is None else (params,)
-    known = {t.name for stream in holders for t in stream.tensors if t.first_row != NOT_YET}
-    for group, names in manifest.groups.items():
-        unknown = [name for name in names if name not in known]
-        if unknown and known:
-            message = (
-                f"group {group!r} names {unknown[0]!r}, which no snapshot holds: misspelt, unless "
-                "it joins later"
-            )
-            yield finding("USE-007", "/manifest", message, group=group, tensors=unknown)
-    for problem in optimizer_problems(manifest.optimizer):
-        yield finding("CORE-014", "/manifest", problem)
-    for problem in gradient_problems(manifest.gradient):
-        yield finding("CORE-015", "/manifest", problem)
-    unstated = [key for key in ("stage", "source") if manifest.gradient.get(key) is None]
-    if unstated and {GRADIENTS, GRADIENT_SAMPLES} & set(manifest.by_name):
-        message = f"gradients are recorded without stating their {' and '.join(unstated)}"
-        yield finding("USE-002", "/manifest", message)
+def _first_rows(container: Container, manifest: Manifest) -> Iterator[Finding]:
+    for stream in manifest.streams:
+        rows = container.committed_rows(stream.name)
+        for tensor in stream.tensors:
+            if max(rows, 1) <= tensor.first_row != NOT_YET:
+                where = f"/streams/{stream.name}"
+                message = (
+                    f"{tensor.name!r} joins {stream.name} at row {tensor.first_row}, but {rows} "
+                    "rows are committed"
+                )
+                yield finding("STR-011", where, message, tensor=tensor.name)
+                break
 
 
-def _against_params(stream: StreamSpec, params: StreamSpec) -> Iterator[Finding]:
-    where = f"/streams/{stream.name}"
-    for tensor in stream.tensors:
-        param = params.by_name.get(tensor.name)
-        if param is None:
-            message = f"{stream.name} holds {tensor.name!r}, which params does not"
-            yield finding("STR-009", where, message, tensor=tensor.name)
-        elif stream.name in _SHAPED_LIKE_PARAMS and tensor.shape != param.shape:
-            message = (
-                f"{stream.name} holds {tensor.name!r} with shape {tensor.shape}, expected "
-                f"{param.shape} as in params"
-            )
-            yield finding("STR-009", where, message, tensor=tensor.name)
+def _revisions(container: Container) -> Iterator[Finding]:
+    """Each revision against the one before; containers in memory hold none but the last."""
+    if not isinstance(container, Journal):
+        return
+    before: Manifest | None = None
+    for number, line in enumerate(container.revisions()):
+        try:
+            manifest = parse_manifest(line)
+        except SchemaError as error:
+            message = f"revision {number} of the manifest: {error}"
+            yield finding(error.rule, "/manifest", message, revision=number)
+            return
+        problem = None if before is None else revision_problem(before, manifest)
+        if problem is not None:
+            message = f"revision {number} of the manifest: {problem[1]}"
+            yield finding("STR-010", "/manifest", message, revision=number)
+            return
+        before = manifest
 
 
 def _keys(container: Container, stream: str, committed: NDArray[np.int64]) -> Iterator[Finding]:
@@ -205,10 +203,11 @@ def _learning_rate(
 
 
 def _order(steps: NDArray[np.int64], rule: str, where: str) -> Iterator[Finding]:
-    wrong = np.flatnonzero(np.diff(steps) <= 0)
+    wrong = np.flatnonzero(np.diff(steps, prepend=-1) <= 0)
     if len(wrong):
-        row = int(wrong[0]) + 1
-        message = f"row {row} has step {steps[row]}, which does not exceed {steps[row - 1]}"
+        row = int(wrong[0])
+        before = int(steps[row - 1]) if row else -1
+        message = f"row {row} has step {steps[row]}, which does not exceed {before}"
         yield finding(rule, where, message, row=row)
 
 

@@ -9,11 +9,11 @@ from trajfile.dtypes import numpy_dtype
 from trajfile.errors import RecordError, ShapeMismatch, UndeclaredStream
 from trajfile.schema import (
     ABSENT_BITS,
-    NOT_YET,
     Manifest,
     SchemaError,
     StreamSpec,
     check_manifest,
+    revision_problem,
 )
 
 
@@ -68,26 +68,10 @@ def _check_revision(old: Manifest, new: Manifest, step: int) -> None:
         check_manifest(new)
     except SchemaError as error:
         raise RecordError(f"the manifest revised at step {step} is invalid: {error}") from error
-    if [s.name for s in old.streams] != [s.name for s in new.streams]:
-        raise RecordError(f"streams cannot change after the first commit (step {step})", step=step)
-    if new.scalars[: len(old.scalars)] != old.scalars:
-        raise RecordError(f"scalars can only be added, at step {step}", step=step)
-    for before, after in zip(old.streams, new.streams, strict=True):
-        settled = tuple(tensor for tensor in before.tensors if tensor.first_row < NOT_YET)
-        if after.tensors[: len(settled)] != settled:
-            raise RecordError(
-                f"tensors of {before.name!r} can only be added, at step {step}",
-                step=step,
-                stream=before.name,
-            )
-        if before.lanes.keys() != after.lanes.keys():
-            raise RecordError(
-                f"stream {before.name!r} has lanes {', '.join(before.lanes) or 'none'} since its "
-                f"first commit and cannot gain another at step {step}: declare a tensor of each "
-                "dtype before the first append",
-                step=step,
-                stream=before.name,
-            )
+    problem = revision_problem(old, new)
+    if problem is not None:
+        stream, what = problem
+        raise RecordError(f"at step {step}, {what}", step=step, stream=stream)
 
 
 def _check_rows(stream: StreamSpec, rows: Rows, step: int) -> None:

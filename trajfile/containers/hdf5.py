@@ -14,9 +14,11 @@ import numpy as np
 from h5py import h5d, h5p, h5s, h5z
 
 from trajfile.containers.full_disk import full_disk_as_resource_error
-from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
+from trajfile.containers.hdf5_attributes import read_identity
+from trajfile.containers.hdf5_damage import failures_as_damage
 from trajfile.containers.hdf5_open import (
     check_links,
+    check_version,
     cut_short,
     open_for_reading,
     read_superblock,
@@ -24,13 +26,13 @@ from trajfile.containers.hdf5_open import (
 from trajfile.containers.hdf5_resume import clear_writer_mark, put_back
 from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
-from trajfile.containers.identity import Attributes, check_identity, new_identity
+from trajfile.containers.identity import check_identity, new_identity
 from trajfile.containers.journal import Journal
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
 from trajfile.containers.writer_lock import WriterLock
-from trajfile.errors import Damaged, ResourceError, UsageError
-from trajfile.schema import FORMAT, Manifest
+from trajfile.errors import ResourceError, UsageError
+from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
 _BOUNDS = ("v110", "v110")
@@ -38,9 +40,6 @@ _BOUNDS = ("v110", "v110")
 _JOINED_CHUNK = 1024
 _GZIP_LEVEL = 4
 _ZSTD_LEVEL = 3
-
-
-_IDENTITY = ("format", "format_version", "uuid", "requires", "uses")
 
 
 def create_hdf5(
@@ -126,6 +125,7 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
     try:
         identity = read_identity(file)
         check_identity(identity, path)
+        check_version(path)
         with failures_as_damage(path):
             check_links(file, path)
         store = Hdf5Store(file, path, identity)
@@ -149,34 +149,6 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
     except BaseException:
         lock.close()
         raise
-
-
-def read_identity(file: h5py.File) -> Attributes:
-    """The root attributes that have the types they should have."""
-    found: dict[str, str | tuple[int, ...] | tuple[str, ...]] = {}
-    for name in _IDENTITY:
-        try:
-            if file.attrs.get_id(name).dtype.kind not in "iuS":
-                continue  # variable-length text is not even looked at
-            value = file.attrs[name]
-        except LIBRARY_FAILURES:
-            continue
-        if isinstance(value, bytes):
-            found[name] = value.decode("utf-8", "replace")
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-            found[name] = tuple(int(item) for item in value.ravel())
-        elif isinstance(value, np.ndarray) and value.dtype.kind == "S":
-            found[name] = tuple(item.decode("utf-8", "replace") for item in value.ravel())
-    if found.get("format") == FORMAT and len(found) < len(_IDENTITY):
-        missing = next(name for name in _IDENTITY if name not in found)
-        raise Damaged(
-            f"{file.filename}: the root attribute {missing!r} is missing or not of the format's "
-            "type; restore the file from a copy",
-            path=file.filename,
-            location="/",
-            rule="CORE-007",
-        )
-    return found
 
 
 def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> None:

@@ -39,6 +39,7 @@ class Lane:
         self._filters = filters
         self._damaged = damaged
         self._present: NDArray[np.int64] | None = None
+        self._skipping: set[int] = set()  # chunks that are stored without their checksum
 
     def forget(self) -> None:
         """Forget which chunks exist, because more are being written."""
@@ -103,6 +104,8 @@ class Lane:
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
         if not found.all():
             row = rows.start + int(np.argmin(found))
+            if self._skipping.intersection(wanted[row - rows.start].tolist()):
+                raise self._damaged(f"a chunk of row {row} skips a filter", "H5-011")
             raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")
 
     def _stored_chunks(self) -> NDArray[np.int64]:
@@ -111,9 +114,11 @@ class Lane:
 
         def note(chunk: h5d.StoreInfo) -> None:
             row, column = chunk.chunk_offset
-            if chunk.filter_mask == 0 and row < 2**38:
-                numbers.append(row * _MAX_CHUNKS_A_ROW + column // self.width)
+            if row < 2**38:
+                number = row * _MAX_CHUNKS_A_ROW + column // self.width
+                numbers.append(number) if chunk.filter_mask == 0 else self._skipping.add(number)
 
+        self._skipping.clear()
         self._dataset.chunk_iter(note)
         return np.sort(np.array(numbers, np.int64))
 

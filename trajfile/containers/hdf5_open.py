@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import h5py
-from h5py import h5d, h5g, h5l, h5z
+from h5py import h5d, h5g, h5l, h5s, h5z
 
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.hdf5_view import ClosedView
@@ -33,6 +33,7 @@ _ALLOWED_FILTERS = {
 }
 _MAX_OBJECTS = 100_000
 _PATIENCE = (0.01, 0.05, 0.2, 0.5)  # seconds between looks at a file that is being written
+_MAX_DEPTH = 32
 _WRITING = 0x01
 _SWMR = 0x04
 
@@ -168,16 +169,42 @@ def check_links(file: h5py.File, path: Path) -> None:
     pending, seen = [("/", file.id)], {h5g.get_objinfo(file.id, b".").objno}
     while pending:
         prefix, group = pending.pop()
+        if len(seen) + group.get_num_objs() > _MAX_OBJECTS:
+            _refuse(path, prefix, f"makes it more than {_MAX_OBJECTS} objects", "H5-004")
         for raw in list(h5g.GroupIter(group)):
             place = prefix + raw.decode("utf-8", "backslashreplace")
             if group.links.get_info(raw).type != h5l.TYPE_HARD:
-                _refuse(path, place, "is a soft or external link", "CORE-008")
+                _refuse(path, place, "is a soft, external or user-defined link", "H5-002")
             info = h5g.get_objinfo(group, raw)
-            if info.objno in seen or len(seen) >= _MAX_OBJECTS:
-                _refuse(path, place, "is linked twice, or there are too many", "CORE-008")
+            if info.objno in seen:
+                _refuse(path, place, "is linked twice", "H5-003")
+            if info.type == h5g.TYPE:
+                _refuse(path, place, "is a committed datatype", "H5-005")
             seen.add(info.objno)
             if info.type == h5g.GROUP:
+                if place.count("/") >= _MAX_DEPTH:
+                    _refuse(path, place, f"is nested more than {_MAX_DEPTH} deep", "H5-004")
                 pending.append((place + "/", h5g.open(group, raw)))
+
+
+def check_version(path: Path) -> None:
+    """Refuse a file whose superblock is not that of the format.
+
+    Args:
+        path: The file.
+
+    Raises:
+        Damaged: If it is of another version, or does not say where the file begins.
+    """
+    version = read_superblock(path).version
+    if version != 3:
+        raise Damaged(
+            f"{path} has a superblock of version {version}, expected 3: write the file anew with "
+            "a conforming writer",
+            path=path,
+            location="/",
+            rule="H5-013",
+        )
 
 
 def check_storage(dataset: h5d.DatasetID, path: Path, place: str) -> tuple[int, ...]:
@@ -200,14 +227,17 @@ def check_storage(dataset: h5d.DatasetID, path: Path, place: str) -> tuple[int, 
     filters = tuple(plist.get_filter(index)[0] for index in range(plist.get_nfilters()))
     unknown = [filter_id for filter_id in filters if filter_id not in _ALLOWED_FILTERS]
     if unknown:
-        _refuse(path, place, f"passes through HDF5 filter {unknown[0]}", "CORE-009")
-    if plist.get_layout() != h5d.CHUNKED:
+        _refuse(path, place, f"passes through HDF5 filter {unknown[0]}", "H5-006")
+    if dataset.get_type().committed():
+        _refuse(path, place, "has a committed datatype", "H5-005")
+    limits = dataset.get_space().get_simple_extent_dims(True)
+    if plist.get_layout() != h5d.CHUNKED or limits[:1] != (h5s.UNLIMITED,):
         raise Damaged(
-            f"{path}, {place}: the array is not chunked, so rows cannot have been appended; "
-            "write it with a conforming writer",
+            f"{path}, {place}: the array is not chunked or cannot be extended, so rows cannot have "
+            "been appended; write it with a conforming writer",
             path=path,
             location=place,
-            rule="CORE-007",
+            rule="H5-009",
         )
     return filters
 

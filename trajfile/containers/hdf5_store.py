@@ -7,6 +7,7 @@ rewrite NaNs.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -19,12 +20,13 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
 from trajfile.containers.full_disk import full_disk_as_resource_error
+from trajfile.containers.hdf5_attributes import read_text
 from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_lanes import Lane, in_memory, select
 from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity
-from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
+from trajfile.containers.store import MAX_CHUNK_COLUMNS, SCALAR_VALUE, ArraySpec, believable_bytes
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, ResourceError, Unsafe
@@ -105,15 +107,15 @@ class Hdf5Store:
             raise self._damaged(key, f"has {shape[0]} rows where {rows} are committed", "COM-002")
         wanted = (rows, *shape[1:])
         dtype = dataset.dtype
-        # A table is stored in full but for columns that joined late, so a shape far beyond what
-        # is allocated is a trap for memory.
-        if np.prod(wanted, dtype=object) * dtype.itemsize > 2**20 + 4096 * self._stored(dataset):
+        # Chunks may claim the same place twice: no more than the file is there.
+        stored = min(self._stored(dataset), self.stored_bytes())
+        if math.prod(wanted) * dtype.itemsize > believable_bytes(stored):
             raise Unsafe(
                 f"{self.path}, /{key}: shape {shape} is far beyond the bytes stored: read only "
                 "files from a conforming writer",
                 path=self.path,
                 location=f"/{key}",
-                rule="CORE-011",
+                rule="CORE-009",
             )
         out = np.empty(wanted, dtype)
         if out.size:
@@ -258,19 +260,25 @@ class Hdf5Store:
         if dataset.rank != (1 if spec.columns is None else 2):
             raise self._wrong(spec.key, f"has shape {dataset.shape}")
         if not dataset.get_type().equal(file_type(spec.dtype)):
-            raise self._wrong(spec.key, f"does not hold {spec.dtype}")
+            raise self._wrong(spec.key, f"does not hold {spec.dtype}", "DT-002")
         rows, width = (*dataset.get_create_plist().get_chunk(), 1)[:2]
         filters = self._filters[spec.key]
+        if spec.key == SCALAR_VALUE or (spec.columns == 0 and spec.lane):
+            limits = dataset.get_space().get_simple_extent_dims(True)
+            if limits[1] != h5s.UNLIMITED:
+                raise self._wrong(spec.key, "cannot be extended sideways", "H5-009")
         if not spec.lane:
             if filters:
-                raise self._wrong(spec.key, "is filtered, yet rewritten in place")
+                raise self._wrong(spec.key, "is filtered, yet rewritten in place", "H5-008")
             return
         if rows != 1 or width > MAX_CHUNK_COLUMNS:
-            raise self._wrong(spec.key, f"has chunks of {rows} x {width}")
+            raise self._wrong(spec.key, f"has chunks of {rows} x {width}", "H5-010")
+        if read_text(dataset, "dtype") != spec.dtype:
+            raise self._wrong(spec.key, f"lacks the attribute dtype={spec.dtype!r}", "DT-003")
         try:
             lane = Lane(dataset, filters, lambda what, rule: self._damaged(spec.key, what, rule))
         except ValueError as error:
-            raise self._wrong(spec.key, str(error)) from error
+            raise self._wrong(spec.key, str(error), "H5-007") from error
         if lane.compression == "zstd" and self._writable:
             load_zstd(self._path)
         self._readers[spec.key] = lane
@@ -288,8 +296,8 @@ class Hdf5Store:
             self._failed = True
             raise
 
-    def _wrong(self, key: str, what: str) -> Damaged:
-        return self._damaged(key, f"the array {what}", "CORE-007")
+    def _wrong(self, key: str, what: str, rule: str = "CORE-007") -> Damaged:
+        return self._damaged(key, f"the array {what}", rule)
 
     def _damaged(self, key: str, what: str, rule: str) -> Damaged:
         return Damaged(

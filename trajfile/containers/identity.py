@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
-from trajfile.errors import NotATrajectory, UnsupportedVersion
+from trajfile.errors import Damaged, NotATrajectory, UnsupportedVersion
 from trajfile.schema import FORMAT, FORMAT_VERSION, KNOWN_FEATURES
+
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 Attributes = Mapping[str, str | tuple[int, ...] | tuple[str, ...]]
 
@@ -31,7 +35,8 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
         path: The file, for messages.
 
     Returns:
-        The uuid and the format version.
+        The uuid and the format version. A root attribute that is missing or of another type is
+        `Damaged`.
 
     Raises:
         NotATrajectory: If the file is some other program's.
@@ -45,16 +50,24 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
             rule="CORE-003",
         )
     numbers = [part for part in version or () if isinstance(part, int)]
-    if len(numbers) != 2 or numbers[0] != FORMAT_VERSION[0]:
-        shown = ".".join(str(part) for part in version) if isinstance(version, tuple) else version
+    if len(numbers) != 2:
+        _wrong("format_version", path)
+    if numbers[0] != FORMAT_VERSION[0]:
         raise UnsupportedVersion(
-            f"{path} has format version {shown}; this program reads {FORMAT_VERSION[0]}.x: "
-            "install a newer trajfile",
+            f"{path} has format version {numbers[0]}.{numbers[1]}; this program reads "
+            f"{FORMAT_VERSION[0]}.x: install a newer trajfile",
             path=path,
             location="/",
             rule="CORE-004",
         )
-    unknown = sorted({str(name) for name in found.get("requires", ())} - KNOWN_FEATURES)
+    features = {name: found.get(name) for name in ("requires", "uses")}
+    for name, value in features.items():
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            _wrong(name, path)
+    uuid = found.get("uuid")
+    if not isinstance(uuid, str) or not _UUID.fullmatch(uuid):
+        _wrong("uuid", path)
+    unknown = sorted({str(name) for name in features["requires"] or ()} - KNOWN_FEATURES)
     if unknown:
         raise UnsupportedVersion(
             f"{path} requires features this version does not know ({', '.join(unknown)}): "
@@ -63,4 +76,14 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
             location="/",
             rule="CORE-005",
         )
-    return str(found.get("uuid", "")), (numbers[0], numbers[1])
+    return uuid, (numbers[0], numbers[1])
+
+
+def _wrong(name: str, path: Path) -> NoReturn:
+    raise Damaged(
+        f"{path}: the root attribute {name!r} is missing or not of the format's type; restore it "
+        "from a copy",
+        path=path,
+        location="/",
+        rule="CORE-008",
+    )

@@ -60,6 +60,13 @@ class Journal:
         """The revision in force at the last valid commit."""
         return self._manifest
 
+    def revisions(self) -> list[bytes]:
+        """Every committed revision of the manifest as its line, oldest first, unparsed."""
+        if self._record.seq < 0:
+            return [first_line(self._store)]
+        lines = self._store.load(MANIFEST, self._record.manifest_bytes).tobytes()
+        return [line + b"\n" for line in lines.split(b"\n")[:-1]]
+
     def commits(self) -> NDArray[np.int64]:
         """Shape (commits, 3): sequence number, step and wall-clock time in ns since 1970."""
         return self._table[: self._record.seq + 1, :3].astype(np.int64)

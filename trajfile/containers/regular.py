@@ -52,7 +52,7 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
 def refuse_link(path: Path) -> None:
     """Refuse a symbolic link, wherever it leads."""
     if path.is_symlink():
-        _refuse(path, "is a symbolic link", "CORE-008")
+        _refuse(path, "is a symbolic link", "ZR-001")
 
 
 def read_document(path: Path) -> bytes:
@@ -67,7 +67,7 @@ def read_document(path: Path) -> bytes:
     with os.fdopen(open_regular(path, follow=False), "rb") as file:
         data = file.read(_MAX_DOCUMENT_BYTES + 1)
     if len(data) > _MAX_DOCUMENT_BYTES:
-        _refuse(path, f"has more than {_MAX_DOCUMENT_BYTES} bytes", "CORE-011")
+        _refuse(path, f"has more than {_MAX_DOCUMENT_BYTES} bytes", "ZR-002")
     return data
 
 

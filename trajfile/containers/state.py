@@ -86,7 +86,7 @@ def mismatch(store: ArrayStore, key: str) -> Damaged:
 def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
     width = store.columns(COMMITS)
     if not has_record_width(width):
-        raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "CORE-007")
+        raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "COM-007")
     for patience in (*_PATIENCE, None):
         table = store.load(COMMITS).astype(np.uint64)
         valid = valid_records(table)
@@ -101,7 +101,7 @@ def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
         what = f"commit record {count} does not match its checksum, yet later ones do"
         raise damaged(store, what, COMMITS, "COM-001")
     if counts_decrease(table[:count]):
-        raise damaged(store, "a commit record takes committed rows back", COMMITS, "COM-002")
+        raise damaged(store, "a commit record takes committed rows back", COMMITS, "COM-008")
     return table[:count]
 
 
@@ -129,5 +129,5 @@ def _load_manifest(store: ArrayStore, record: Record, streams: int) -> Manifest:
         raise damaged(store, what, "/", "SUM-004")
     if len(manifest.streams) != streams:
         what = f"the manifest lists {len(manifest.streams)} streams, the commit record {streams}"
-        raise damaged(store, what, COMMITS, "CORE-007")
+        raise damaged(store, what, COMMITS, "COM-007")
     return manifest

@@ -51,6 +51,21 @@ class ArraySpec:
     fill: int = 0
 
 
+def believable_bytes(stored: int) -> int:
+    """How large a table may be of which only so much is stored.
+
+    A table is stored in full but for columns that joined late, so a shape far beyond what is
+    stored is a trap for memory.
+
+    Args:
+        stored: Bytes on the disk.
+
+    Returns:
+        The most bytes it may take in memory.
+    """
+    return 2**20 + 256 * stored
+
+
 def stream_key(stream: str, array: str) -> str:
     """Key of a lane, or of ``step`` or ``sample``, of a stream."""
     return f"streams/{stream}/{array}"

@@ -19,8 +19,8 @@ from trajfile.containers.regular import read_document
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import MANIFEST, layout
 from trajfile.containers.zarr_metadata import GroupDocument
-from trajfile.containers.zarr_store import DOCUMENT, ZarrStore
-from trajfile.errors import NotATrajectory
+from trajfile.containers.zarr_store import DOCUMENT, INVALID_JSON, ZarrStore
+from trajfile.errors import Damaged, NotATrajectory
 from trajfile.schema import Manifest
 
 
@@ -99,10 +99,18 @@ def read_identity(path: Path) -> Attributes:
 
     Raises:
         NotATrajectory: If it is not the root of a Zarr v3 hierarchy.
+        Damaged: If its creation was not finished.
     """
     try:
         document = msgspec.json.decode(read_document(path / DOCUMENT), type=GroupDocument)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (FileNotFoundError, *INVALID_JSON) as error:
+        if isinstance(error, FileNotFoundError) and (path / MANIFEST / DOCUMENT).exists():
+            raise Damaged(
+                f"{path} is being created, or its writer was killed before the first step: wait, "
+                "or delete it if no program is writing it",
+                path=path,
+                rule="CORE-012",
+            ) from error
         raise NotATrajectory(
             f"{path} is a folder, but not a Zarr v3 group: it has no valid zarr.json",
             path=path,
@@ -112,8 +120,6 @@ def read_identity(path: Path) -> Attributes:
     for name, value in document.attributes.items():
         if isinstance(value, str):
             found[name] = value
-        elif isinstance(value, list) and all(type(item) is int for item in value):
+        elif isinstance(value, list) and {type(item) for item in value} in ({int}, {str}, set()):
             found[name] = tuple(value)
-        elif isinstance(value, list):
-            found[name] = tuple(str(item) for item in value)
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
 from trajfile.containers.identity import Attributes
 from trajfile.containers.shards import ShardLayout
@@ -14,6 +15,8 @@ from trajfile.dtypes import EXTENDED, ITEM_SIZES
 
 #: A shard holds at most about this many bytes; a row beyond takes several.
 SHARD_BYTES = 64 * 2**20
+
+_MAX_TABLE_CHUNK = 2**24
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
@@ -25,9 +28,20 @@ _COMPRESSORS: dict[str | None, list[dict[str, Any]]] = {
 }
 
 
+_Length = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_ChunkShape = tuple[Annotated[int, msgspec.Meta(ge=1, le=2**62)], ...]
+
+
 class _Named(msgspec.Struct):
     name: str
     configuration: dict[str, Any] = {}
+
+
+class _Sharding(msgspec.Struct):
+    chunk_shape: _ChunkShape
+    codecs: list[_Named]
+    index_codecs: list[_Named]
+    index_location: str = "end"
 
 
 class GroupDocument(msgspec.Struct):
@@ -43,17 +57,22 @@ class ArrayDocument(msgspec.Struct):
 
     zarr_format: Literal[3]
     node_type: Literal["array"]
-    shape: list[int]
+    shape: list[_Length]
     data_type: str
     chunk_grid: _Named
     chunk_key_encoding: _Named
     codecs: list[_Named]
+    fill_value: Any
+    attributes: dict[str, Any] = {}
     storage_transformers: list[_Named] = []
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Shape of what one file holds."""
-        return tuple(int(n) for n in self.chunk_grid.configuration["chunk_shape"])
+        """Shape of what one file holds; raises `LayoutError` if none is stated."""
+        try:
+            return msgspec.convert(self.chunk_grid.configuration.get("chunk_shape"), _ChunkShape)
+        except msgspec.ValidationError as error:
+            raise LayoutError(f"has a chunk grid that is not valid: {error}", "ZR-004") from error
 
 
 def group_document(attributes: Attributes | None = None) -> dict[str, Any]:
@@ -93,8 +112,12 @@ def zarr_type(dtype: str) -> str:
     return f"uint{8 * ITEM_SIZES[dtype]}" if dtype in EXTENDED else dtype
 
 
-class UnknownCodecError(ValueError):
-    """A codec that a safe reader does not run."""
+class LayoutError(ValueError):
+    """An array that is not as the format has it; ``rule`` is the broken rule's id."""
+
+    def __init__(self, message: str, rule: str):
+        super().__init__(message)
+        self.rule = rule
 
 
 def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
@@ -108,67 +131,87 @@ def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
         How its shards are cut, if it is a lane.
 
     Raises:
-        ValueError: Saying what is wrong; an `UnknownCodecError` if it is a codec.
+        LayoutError: Saying what is wrong.
     """
     if document.data_type != zarr_type(spec.dtype):
-        raise ValueError(f"holds {document.data_type} instead of {spec.dtype}")
+        raise LayoutError(f"holds {document.data_type} instead of {spec.dtype}", "DT-002")
     shape = document.shape
-    if len(shape) != (1 if spec.columns is None else 2) or min(shape) < 0:
-        raise ValueError(f"has shape {shape}")
+    if len(shape) != (1 if spec.columns is None else 2):
+        raise LayoutError(f"has shape {shape}", "CORE-007")
     if spec.columns is not None and shape[1] < spec.columns:
-        raise ValueError(f"has fewer than {spec.columns} columns")
+        raise LayoutError(f"has fewer than {spec.columns} columns", "CORE-007")
     chunk = document.chunk_shape
-    if len(chunk) != len(shape) or min(chunk) < 1 or document.chunk_grid.name != "regular":
-        raise ValueError(f"has chunks {chunk} on a {document.chunk_grid.name!r} grid")
+    if len(chunk) != len(shape) or document.chunk_grid.name != "regular":
+        what = f"has chunks {list(chunk)} on a {document.chunk_grid.name!r} grid"
+        raise LayoutError(what, "ZR-004")
     separator = document.chunk_key_encoding.configuration.get("separator", "/")
     if document.chunk_key_encoding.name != "default" or separator != ".":
-        raise ValueError("has chunk keys other than c.<row>.<column>")
+        raise LayoutError("has chunk keys other than c.<row>.<column>", "ZR-005")
     if document.storage_transformers:
-        raise ValueError("has storage transformers")
+        raise LayoutError("has storage transformers", "ZR-006")
+    if spec.lane and document.attributes.get("dtype") != spec.dtype:
+        raise LayoutError(f"lacks the attribute dtype={spec.dtype!r}", "DT-003")
+    if not _same_fill(document.fill_value, _fill_value(spec)):
+        raise LayoutError(f"has the fill value {str(document.fill_value)[:40]!r}", "ZR-012")
     if spec.lane:
         return _shard_layout(document, spec)
-    _check_codecs(document.codecs, ["bytes"])
-    if chunk[0] * (chunk[1] if len(chunk) > 1 else 1) > 2**24:
-        raise ValueError(f"has chunks {chunk}, above the limit of 2^24 elements")
+    _check_codecs(document.codecs, ["bytes"], "ZR-010")
+    if math.prod(chunk) > _MAX_TABLE_CHUNK:
+        what = f"has chunks {list(chunk)}, above the limit of 2^24 elements"
+        raise LayoutError(what, "ZR-011")
     return None
 
 
 def _shard_layout(document: ArrayDocument, spec: ArraySpec) -> ShardLayout:
-    _check_codecs(document.codecs, ["sharding_indexed"])
-    settings: Mapping[str, Any] = document.codecs[0].configuration
-    inner = msgspec.convert(settings["codecs"], list[_Named])
-    names = [codec.name for codec in inner]
+    _check_codecs(document.codecs, ["sharding_indexed"], "ZR-008")
+    try:
+        settings = msgspec.convert(document.codecs[0].configuration, _Sharding)
+    except msgspec.ValidationError as error:
+        raise LayoutError(f"has a sharding that is not valid: {error}", "ZR-008") from error
+    names = [codec.name for codec in settings.codecs]
     compression = names[1] if len(names) == 3 else None
-    if compression not in {None, "zstd", "gzip"}:
-        raise UnknownCodecError(f"passes through the codec {compression!r}")
-    _check_codecs(inner, ["bytes", *([compression] if compression else []), "crc32c"])
-    _check_codecs(msgspec.convert(settings["index_codecs"], list[_Named]), ["bytes", "crc32c"])
-    if settings.get("index_location", "end") != "end":
-        raise ValueError("has its shard index elsewhere than at the end")
-    rows, width = (int(n) for n in settings["chunk_shape"])
-    outer_rows, columns = document.chunk_shape
-    if not (rows == outer_rows == 1 <= width <= MAX_CHUNK_COLUMNS and columns % width == 0):
-        raise ValueError(f"has chunks of {rows} x {width} in shards of {outer_rows} x {columns}")
-    if columns > max(width, 2**26):
-        raise ValueError(f"has shards of {columns} columns, above the limit of 2^26")
+    packers = [compression] if compression in {"zstd", "gzip"} else []
+    _check_codecs(settings.codecs, ["bytes", *packers, "crc32c"], "ZR-008")
+    _check_codecs(settings.index_codecs, ["bytes", "crc32c"], "ZR-008")
+    if settings.index_location != "end":
+        raise LayoutError("has its shard index elsewhere than at the end", "ZR-008")
+    inner, outer = list(settings.chunk_shape), list(document.chunk_shape)
+    whole = len(inner) == 2 and inner[0] == outer[0] == 1 and outer[1] % inner[1] == 0
+    if not whole or inner[1] > MAX_CHUNK_COLUMNS:
+        raise LayoutError(f"has chunks {inner} in shards {outer}", "ZR-009")
+    if outer[1] > max(inner[1], 2**26):
+        raise LayoutError(f"has shards {outer}, above the limit of 2^26 columns", "ZR-009")
     return ShardLayout(
-        width,
-        columns,
+        inner[1],
+        outer[1],
         ITEM_SIZES[spec.dtype],
         "zstd" if compression == "zstd" else "gzip" if compression == "gzip" else None,
     )
 
 
-def _check_codecs(found: list[_Named], names: list[str]) -> None:
+def _check_codecs(found: list[_Named], names: list[str], rule: str) -> None:
     unknown = [codec.name for codec in found if codec.name not in _KNOWN_CODECS]
     if unknown:
-        raise UnknownCodecError(f"passes through the codec {unknown[0]!r}")
+        raise LayoutError(f"passes through the codec {unknown[0][:80]!r}", "ZR-007")
     if [codec.name for codec in found] != names:
-        raise ValueError(f"has codecs {[codec.name for codec in found]} instead of {names}")
+        raise LayoutError(f"has codecs {[c.name for c in found][:8]} instead of {names}", rule)
     if any(
         c.name == "bytes" and c.configuration.get("endian", "little") != "little" for c in found
     ):
-        raise ValueError("is not little-endian")
+        raise LayoutError("is not little-endian", rule)
+
+
+def _same_fill(found: object, due: int | str) -> bool:
+    """Whether a fill value says what is due; libraries spell the same NaN in several ways."""
+    if due != "NaN" or not isinstance(found, str) or not found.startswith("0x"):
+        return (type(found) is type(due) and found == due) or found == 0.0 == due
+    digits = found[2:]
+    if len(digits) not in {4, 8, 16} or not set(digits.lower()) <= set("0123456789abcdef"):
+        return False
+    bits = np.frombuffer(
+        int(digits, 16).to_bytes(len(digits) // 2, "little"), f"<f{len(digits) // 2}"
+    )
+    return bool(np.isnan(bits[0]))
 
 
 def _shard_columns(spec: ArraySpec) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,8 @@ from trajfile.containers.store import SCALAR_VALUE, ArraySpec
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.containers.zarr_metadata import (
     ArrayDocument,
-    UnknownCodecError,
+    GroupDocument,
+    LayoutError,
     array_document,
     check_array,
     group_document,
@@ -33,6 +35,7 @@ from trajfile.errors import Damaged, ResourceError, Unsafe
 from trajfile.schema import ABSENT_BITS
 
 DOCUMENT = "zarr.json"
+INVALID_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _THREADS = 4
 _PARALLEL_BYTES = 2**23
 
@@ -58,6 +61,7 @@ class ZarrStore:
         self._writable = writable
         self._documents: dict[str, dict[str, Any]] = {}
         self._parsed: dict[str, ArrayDocument] = {}
+        self._groups: set[str] = set()
         self._lanes: dict[str, ShardLayout] = {}
         self._tables: dict[str, ZarrTable] = {}
         self._rows: dict[str, int] = {}
@@ -84,16 +88,9 @@ class ZarrStore:
             document = self._document(spec.key)
             try:
                 lane = check_array(document, spec)
-            except UnknownCodecError as error:
-                raise Unsafe(
-                    f"{self.path}, /{spec.key}: the array {error}, which a safe reader does not "
-                    "run: read only trajectories from a conforming writer",
-                    path=self.path,
-                    location=f"/{spec.key}",
-                    rule="CORE-009",
-                ) from error
-            except (KeyError, TypeError, ValueError) as error:
-                raise self._damaged(spec.key, f"the array {error}", "CORE-007") from error
+            except LayoutError as error:
+                wrong = self._unsafe if error.rule == "ZR-007" else self._damaged
+                raise wrong(spec.key, f"the array {error}", error.rule) from error
             if lane is not None:
                 self._lanes[spec.key] = lane
 
@@ -217,19 +214,29 @@ class ZarrStore:
 
     def _document(self, key: str) -> ArrayDocument:
         if key not in self._documents:
-            folder = self._root
+            *groups, _ = (key[: at.start()] for at in re.finditer("/|$", key))
             try:
-                for part in key.split("/"):
-                    folder /= part
-                    refuse_link(folder)
-                raw = msgspec.json.decode(read_document(folder / DOCUMENT))
+                for group in groups:
+                    self._check_group(group)
+                refuse_link(self._root / key)
+                raw = msgspec.json.decode(read_document(self._root / key / DOCUMENT))
                 self._parsed[key] = msgspec.convert(raw, ArrayDocument)
             except FileNotFoundError as error:
                 raise self._damaged(key, "the array is missing", "CORE-007") from error
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise self._damaged(key, f"zarr.json is not valid: {error}", "CORE-007") from error
+            except INVALID_JSON as error:
+                raise self._damaged(key, f"zarr.json is not valid: {error}", "ZR-002") from error
             self._documents[key] = raw
         return self._parsed[key]
+
+    def _check_group(self, key: str) -> None:
+        if key in self._groups:
+            return
+        refuse_link(self._root / key)
+        try:
+            msgspec.json.decode(read_document(self._root / key / DOCUMENT), type=GroupDocument)
+        except (FileNotFoundError, *INVALID_JSON) as error:
+            raise self._damaged(key, "it has no valid zarr.json of a group", "ZR-003") from error
+        self._groups.add(key)
 
     def _reshape(self, key: str, shape: list[int]) -> None:
         self._documents[key]["shape"] = self._parsed[key].shape = shape
@@ -246,6 +253,7 @@ class ZarrStore:
                 flat=len(chunk) == 1,
                 fill=ABSENT_BITS if key == SCALAR_VALUE else 0,
                 damaged=lambda what: self._damaged(key, what, "SUM-003"),
+                unsafe=lambda what: self._unsafe(key, what, "CORE-009"),
             )
         return self._tables[key]
 
@@ -267,6 +275,15 @@ class ZarrStore:
     def _damaged(self, key: str, what: str, rule: str) -> Damaged:
         return Damaged(
             f"{self.path}, /{key}: {what}; restore the folder from a copy",
+            path=self.path,
+            location=f"/{key}",
+            rule=rule,
+        )
+
+    def _unsafe(self, key: str, what: str, rule: str) -> Unsafe:
+        return Unsafe(
+            f"{self.path}, /{key}: {what}, which a safe reader does not follow: read only "
+            "trajectories from a conforming writer",
             path=self.path,
             location=f"/{key}",
             rule=rule,

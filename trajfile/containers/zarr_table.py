@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +14,11 @@ from numpy.typing import NDArray
 
 from trajfile.containers.folder import Folder
 from trajfile.containers.regular import open_regular
+from trajfile.containers.store import believable_bytes
 
 Index = tuple[int, int]
+
+_MAX_LOOKED_AT = 4096
 
 
 class ZarrTable:
@@ -25,6 +31,7 @@ class ZarrTable:
         flat: Whether the array has one dimension.
         fill: Bits of an element that was never written.
         damaged: Makes the error for a chunk of the wrong size.
+        unsafe: Makes the error for a table that claims far more than is stored.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class ZarrTable:
         flat: bool,
         fill: int,
         damaged: Callable[[str], Exception],
+        unsafe: Callable[[str], Exception],
     ):
         self._folder = folder
         self._dtype = dtype
@@ -43,6 +51,7 @@ class ZarrTable:
         self._flat = flat
         self._fill = fill
         self._damaged = damaged
+        self._unsafe = unsafe
         self._held: dict[Index, NDArray[np.generic]] = {}
         self._changed: set[Index] = set()
 
@@ -57,15 +66,26 @@ class ZarrTable:
             Shape (rows, columns); None if fewer than ``count`` rows are stored.
         """
         height, width = self._chunk
-        bands: list[NDArray[np.generic]] = []
-        while count is None or len(bands) * height < count:
-            if self._read((len(bands), 0)) is None:
-                break
-            chunks = [self._get((len(bands), j)) for j in range(max(1, -(-columns // width)))]
-            bands.append(np.concatenate(chunks, axis=1)[:, :columns])
-        if count is not None and len(bands) * height < count:
+        bands = 0
+        while (count is None or bands * height < count) and self._exists((bands, 0)):
+            bands += 1
+        if count is not None and bands * height < count:
             return None
-        return np.concatenate([np.empty((0, columns), self._dtype), *bands])[:count]
+        rows = bands * height if count is None else count
+        across = max(1, -(-columns // width))
+        wanted = rows * columns * self._dtype.itemsize
+        if wanted > believable_bytes(0):
+            places = itertools.product(range(bands), range(min(across, _MAX_LOOKED_AT)))
+            if wanted > believable_bytes(sum(self._stored(place) for place in places)):
+                raise self._unsafe(f"shape ({rows}, {columns}) is far beyond the bytes stored")
+        bits = np.full((rows, columns), self._fill, f"<u{self._dtype.itemsize}")
+        out = bits.view(self._dtype)
+        for i, j in itertools.product(range(bands), range(across)):
+            chunk = self._read((i, j))
+            if chunk is not None:  # else columns that joined later
+                target = out[i * height : (i + 1) * height, j * width : (j + 1) * width]
+                target[...] = chunk[: target.shape[0], : target.shape[1]]
+        return out
 
     def save(self, start: int, values: NDArray[np.generic]) -> None:
         """Put rows in place in memory, to be written by `flush`."""
@@ -105,16 +125,37 @@ class ZarrTable:
     def _read(self, index: Index) -> NDArray[np.generic] | None:
         if index in self._held:
             return self._held[index]
-        chunk = np.empty(self._chunk, self._dtype)
         try:
             descriptor = open_regular(self._path(index), follow=False)
         except FileNotFoundError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read(chunk.nbytes + 1)
-        if len(data) != chunk.nbytes:
-            raise self._damaged(f"chunk {index[0]} does not have {chunk.nbytes} bytes")
-        return np.frombuffer(bytearray(data), self._dtype).reshape(self._chunk)
+        due = math.prod(self._chunk) * self._dtype.itemsize
+        with io.FileIO(descriptor) as file:
+            found = os.fstat(descriptor)
+            if found.st_size == due and due > believable_bytes(_on_disk(found)):
+                raise self._unsafe(f"chunk {index[0]} of {due} bytes is almost all holes")
+            chunk = np.empty(self._chunk if found.st_size == due else 0, self._dtype)
+            if found.st_size != due or file.readinto(chunk.reshape(-1).view(np.uint8).data) != due:
+                raise self._damaged(f"chunk {index[0]} does not have {due} bytes")
+        return chunk
+
+    def _exists(self, index: Index) -> bool:
+        return index in self._held or os.path.lexists(self._path(index))
+
+    def _stored(self, index: Index) -> int:
+        """Bytes of a chunk on the disk."""
+        if index in self._held:
+            return self._held[index].nbytes
+        try:
+            return _on_disk(self._path(index).lstat())
+        except FileNotFoundError:
+            return 0
 
     def _path(self, index: Index) -> Path:
         return self._folder / (f"c.{index[0]}" if self._flat else f"c.{index[0]}.{index[1]}")
+
+
+def _on_disk(file: os.stat_result) -> int:
+    """Bytes of a file that are no hole; file systems may keep small ones without a block."""
+    blocks = getattr(file, "st_blocks", None)
+    return file.st_size if blocks is None else min(file.st_size, max(512 * blocks, 4096))
