@@ -64,7 +64,7 @@ Json = Annotated[
     typer.Option(
         "--json",
         metavar="PATH|-",
-        help="Write the whole report as JSON; with - to stdout, and nothing else there.",
+        help="Write the whole result as JSON; with - to stdout, and nothing else there.",
     ),
 ]
 Plan = Annotated[

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
+from ..json_target import check_json, write_json
 from ..options import (
     Around,
     Device,
@@ -43,16 +42,12 @@ def analyze(
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
     from trajfile.errors import UsageError
-    from trajfile.whole_file import whole_file
 
     from ..render.terminal import Terminal
 
     if plan and json is not None:
         raise UsageError("--plan computes no report, so there is none for --json to write")
-    if json == "":
-        raise UsageError("--json is empty; give the path of a file to write, or - for stdout")
-    if json not in {None, "-"}:
-        _check_writable(Path(str(json)))
+    check_json(json)
     selection: dict[str, Any] = {
         "metrics": metric_ids(metrics),
         "params": params or None,
@@ -85,26 +80,12 @@ def analyze(
 
         with Progress() as progress:
             report = report_on(trajectory, progress=progress, **selection)
-        if json == "-":
-            print(report.to_json())
-            return 0
         if json is not None:
-            with whole_file(Path(json)) as file:
-                file.write(f"{report.to_json()}\n".encode())
+            write_json(json, report.to_json())
+        if json == "-":
+            return 0
         event = report.run.around
         narrowed = steps if event is None else steps_of(event)
         header = without(trajectory.header(selection["params"], narrowed), report.findings)
         terminal.write(screen(terminal, report, header))
     return 0
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse before the work, rather than after it, a report that can have no place."""
-    from trajfile.errors import UsageError
-
-    if path.is_dir():
-        raise UsageError(f"--json {path} is a folder; give the path of a file to write")
-    if not path.parent.is_dir():
-        raise UsageError(f"--json {path}: the folder {path.parent} does not exist; create it")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"--json {path}: the folder {path.parent} cannot be written to")

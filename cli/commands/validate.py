@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from ..exits import CHECK_FAILED
-from ..options import Deep, Run
+from ..json_target import check_json, write_json
+from ..options import Deep, Json, Run
 
 
-def validate(run: Run, deep: Deep = False) -> int:
+def validate(run: Run, deep: Deep = False, json: Json = None) -> int:
     """Check a run against the format's rules; one line a finding; exit code 1 on errors."""
     import trajfile
+    from trajfile.findings import Findings
 
     from ..render.terminal import Terminal
     from ..render.validate import screen
 
+    check_json(json)
     findings = trajfile.validate(run, deep=deep)
-    terminal = Terminal()
-    terminal.show(*screen(terminal, run, findings, deep=deep), fit="whole")
-    return CHECK_FAILED if any(finding.severity == "error" for finding in findings) else 0
+    document = Findings.of(run, findings, deep=deep)
+    if json is not None:
+        write_json(json, document.to_json())
+    if json != "-":
+        terminal = Terminal()
+        terminal.show(*screen(terminal, run, findings, deep=deep), fit="whole")
+    return 0 if document.valid else CHECK_FAILED

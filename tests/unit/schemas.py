@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from trajfile import report, schema
+from trajfile import findings, report, schema
 from trajfile.dtypes import ITEM_SIZES
 
 SPEC = Path(__file__).parents[2] / "spec"
@@ -46,12 +46,25 @@ def report_schema() -> dict[str, Any]:
     return built
 
 
+def findings_schema() -> dict[str, Any]:
+    """What `trajfile validate --json` writes: every field is there."""
+    built = _schema(findings.Findings, "findings/1", "What validating a trajectory found")
+    for model in (built, *built["$defs"].values()):
+        model["required"] = list(model["properties"])
+    built["properties"]["schema"] = {"const": findings.SCHEMA}
+    return built
+
+
 def text(built: dict[str, Any]) -> str:
     """As it stands in the file."""
     return json.dumps(built, indent=2, ensure_ascii=False) + "\n"
 
 
-SCHEMAS = {"manifest.schema.json": manifest_schema, "report.schema.json": report_schema}
+SCHEMAS = {
+    "findings.schema.json": findings_schema,
+    "manifest.schema.json": manifest_schema,
+    "report.schema.json": report_schema,
+}
 
 
 def _schema(model: type, name: str, title: str) -> dict[str, Any]:

@@ -133,13 +133,13 @@ def test_each_rule_is_found_where_it_is_broken(container, rules, location, says)
 
 def test_a_row_at_a_step_of_no_commit():
     container = held(at(0, 1, 2))
-    container._commits[1] = (1, 0, 0)  # the only way: appending writes both
+    container._commits[1] = (1, 0, 1)  # the only way: appending writes both
     assert found(container) == ["COM-004"]
 
 
 def test_a_gap_in_the_numbers_of_commits():
     container = held(at(0, 1, 2))
-    container._commits[1] = (5, 1, 0)
+    container._commits[1] = (5, 1, 1)
     assert found(container) == ["COM-003"]
 
 
@@ -254,10 +254,3 @@ def test_every_rule_id_in_the_sources_is_in_the_table():
     assert used <= set(known)
     assert {rule for rule in RULES if rule >= "COM-003"} | set(CHECKPOINT_RULES) <= used
     assert all(rule == entry.id and entry.text.endswith(".") for rule, entry in known.items())
-
-
-def test_the_table_is_that_of_the_specification():
-    text = (Path(__file__).parents[2] / "spec" / "format.md").read_text()
-    assert dict(re.findall(r"^\| ([A-Z0-9]+-\d{3}) \| (.*) \|$", text, re.M)) == {
-        rule: entry.text for rule, entry in RULES.items()
-    }
