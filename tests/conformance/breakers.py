@@ -132,6 +132,7 @@ breaks("CORE-004")(lambda path: attribute(path, "format_version", [2, 0]))
 breaks("CORE-005")(lambda path: attribute(path, "requires", ["holograms"]))
 breaks("CORE-006 hdf5")(lambda path: path.write_bytes(path.read_bytes()[:-1]))
 breaks("CORE-008")(lambda path: attribute(path, "uuid", None))
+breaks("SUM-004")(lambda path: attribute(path, "uuid", "0" * 8 + "-0000" * 3 + "-" + "0" * 12))
 
 
 @breaks("CORE-007")
