@@ -26,7 +26,7 @@ from trajfile.containers.hdf5_open import (
 from trajfile.containers.hdf5_resume import clear_writer_mark, put_back
 from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
-from trajfile.containers.identity import check_identity, new_identity
+from trajfile.containers.identity import Attributes, check_identity, new_identity
 from trajfile.containers.journal import Journal
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
