@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from .commands.analyze import analyze
+from .commands.audit import audit
 from .commands.convert import convert
 from .commands.export import export
 from .commands.info import info
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (info, analyze, validate, convert, export, metrics):
+for command in (info, analyze, validate, audit, convert, export, metrics):
     app.command()(guarded(command))
 
 

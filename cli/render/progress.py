@@ -62,7 +62,7 @@ class Progress:
         if not self._watched or now - self._first[0] < _PATIENCE:
             return
         if self._bar is None:
-            self._bar = _bar()
+            self._bar = bar()
             self._bar.start()
             self._task = self._bar.add_task(self._doing, total=total, figures="")
         if self._task is not None:
@@ -90,7 +90,8 @@ def figures(done: int, total: int, rate: float) -> str:
     return f"{amount} · {size(int(rate))}/s · {seconds((total - done) / rate)} left"
 
 
-def _bar() -> Bar:
+def bar() -> Bar:
+    """A bar on stderr that goes away when it is done; `figures` stands behind it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -1,0 +1,243 @@
+"""Examining one input: open it, check it, analyse it, and hold it against the rules.
+
+Nothing an input does ends the batch: whatever goes wrong becomes the failure of that input alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from trajfile.audit.evaluate import evaluate, value_of, violation
+from trajfile.audit.facts import facts_of
+from trajfile.audit.rulebook import Rulebook
+from trajfile.audit.rules import Evidence, Violation, matches, numeric
+from trajfile.errors import Damaged, FormatError, ResourceError, Unsafe
+from trajfile.reader import Trajectory
+from trajfile.report import SEVERITIES, Severity
+
+#: Of a folder with more entries only so many are looked at to tell whether it changed.
+_MOST_ENTRIES = 100_000
+
+Status = Literal[
+    "ok", "damaged", "unsafe", "unreadable", "resources", "timeout", "died", "internal"
+]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How inputs are examined.
+
+    Attributes:
+        rules: The rules.
+        device: As in `trajfile.analyze`.
+        memory: Bytes for the buffers of one input.
+        deep: Whether every committed byte is verified, beyond what the metrics read.
+        baseline: For each input (by its path) the fingerprints and values that were accepted.
+    """
+
+    rules: Rulebook
+    device: str = "cpu"
+    memory: int = 2**30
+    deep: bool = False
+    baseline: dict[str, Accepted] = {}
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What a baseline holds of one input.
+
+    Attributes:
+        violations: Fingerprints of violations that do not count any more.
+        values: For each rule over one value, the value then.
+    """
+
+    violations: list[str] = []
+    values: dict[str, float] = {}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one input.
+
+    Attributes:
+        path: The input as it was named.
+        status: ``ok`` if it could be examined, else how that failed.
+        identity: What it held when it was examined; changes when the content does.
+        container: What it is stored as, if it could be opened.
+        seconds: How long it took.
+        bytes_read: Recorded bytes that were read.
+        verdict: The report's verdict.
+        violations: The rules it broke, most severe first.
+        values: For each rule over one value, the value found.
+    """
+
+    path: str
+    status: Status
+    identity: str = ""
+    container: str = ""
+    seconds: float = 0.0
+    bytes_read: int = 0
+    verdict: str = ""
+    violations: list[Violation] = []
+    values: dict[str, float] = {}
+
+    @property
+    def worst(self) -> Severity | None:
+        """The severity of its worst violation that no baseline knows."""
+        found = {violation.severity for violation in self.violations if not violation.known}
+        return next((severity for severity in SEVERITIES if severity in found), None)
+
+
+def examine(path: str, settings: Settings) -> Outcome:
+    """Examine one input.
+
+    Args:
+        path: A trajectory or a checkpoint folder.
+        settings: How.
+
+    Returns:
+        Its outcome, whatever happened; only an interruption goes through.
+    """
+    started = time.perf_counter()
+    try:
+        outcome = _examined(path, settings)
+    except Exception as error:
+        status, detail = failure_of(error)
+        outcome = failed(path, status, detail, settings.rules)
+    return msgspec.structs.replace(outcome, seconds=time.perf_counter() - started)
+
+
+def failed(path: str, status: Status, detail: str, rules: Rulebook) -> Outcome:
+    """The outcome of an input that could not be examined."""
+    broken = [
+        violation(rule, status, detail=detail)
+        for rule in rules.applying()
+        if rule.failure is not None and matches(status, [rule.failure])
+    ]
+    return Outcome(path, status, identity_of(path), violations=broken)
+
+
+def failure_of(error: BaseException) -> tuple[Status, str]:
+    """The kind of failure an error stands for, and its sentence."""
+    match error:
+        case Damaged():
+            return "damaged", str(error)
+        case Unsafe():
+            return "unsafe", str(error)
+        case FormatError() | OSError():
+            return "unreadable", str(error)
+        case ResourceError() | MemoryError():
+            return "resources", str(error) or "out of memory"
+    return "internal", f"{type(error).__name__}: {error}"
+
+
+def identity_of(path: str) -> str:
+    """What identifies the content of an input, found without opening it.
+
+    Of a file its size and time of change; of a folder those of all that lies in it and one level
+    below, where every commit of a trajectory leaves its mark.
+
+    Args:
+        path: The input.
+
+    Returns:
+        A text that changes with the content; ``missing`` if there is nothing.
+    """
+    top = Path(path)
+    try:
+        found = top.stat()
+        if not top.is_dir():
+            return f"{found.st_size}-{found.st_mtime_ns}"
+        digest = blake2b(digest_size=16)
+        for entry in islice(_entries(path, depth=2), _MOST_ENTRIES):
+            stat = entry.stat(follow_symlinks=False)
+            digest.update(f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+    except OSError:
+        return "missing"
+
+
+def _entries(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:
+    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+        yield entry
+        if depth > 1 and entry.is_dir(follow_symlinks=False):
+            yield from _entries(entry.path, depth - 1)
+
+
+def _examined(path: str, settings: Settings) -> Outcome:
+    from trajfile.analyze import analyze
+    from trajfile.reader import open_trajectory
+    from trajfile.validate import check
+
+    identity = identity_of(path)  # as it is before anything is read
+    with open_trajectory(path) as trajectory:
+        validation = check(trajectory.container, deep=settings.deep)
+        wanted = settings.rules.metrics()
+        report = analyze(
+            trajectory,
+            metrics=_computable(trajectory, wanted),
+            device=settings.device,
+            memory=settings.memory,
+        )
+        accepted = settings.baseline.get(path, Accepted())
+        evidence = Evidence(
+            report.metrics,
+            report.findings,
+            facts_of(trajectory.header()),
+            validation,
+            accepted.values,
+        )
+        rules = settings.rules.applying()
+        found = sorted(evaluate(rules, evidence), key=lambda item: SEVERITIES.index(item.severity))
+        return Outcome(
+            path,
+            "ok",
+            identity,
+            trajectory.container.kind,
+            bytes_read=report.run.bytes_read,
+            verdict=report.verdict,
+            violations=[_against(item, accepted) for item in found],
+            values=_values(rules, evidence),
+        )
+
+
+def _computable(trajectory: Trajectory, wanted: list[str]) -> list[str]:
+    """Those of some metrics that do not lack a stream: asking for others would be an error."""
+    from trajfile.metrics import METRICS
+    from trajfile.metrics.base import Skipped
+
+    header = trajectory.header()
+    lacking = {
+        name
+        for name in wanted
+        if isinstance(need := METRICS[name]().needs(header), Skipped) and need.stream
+    }
+    return [name for name in wanted if name not in lacking]
+
+
+def _against(item: Violation, accepted: Accepted) -> Violation:
+    known = item.fingerprint in accepted.violations
+    return msgspec.structs.replace(item, known=True) if known else item
+
+
+def _values(rules: list[Any], evidence: Evidence) -> dict[str, float]:
+    values = {}
+    for rule in rules:
+        if rule.subject in {"summary", "series", "fact"}:
+            value = numeric(value_of(rule, evidence)[0])
+            if value is not None:
+                values[rule.id] = value
+    return values
+
+
+def settings_key(settings: Settings) -> str:
+    """A digest of what decides outcomes besides the inputs."""
+    from trajfile.version import __version__
+
+    stated = msgspec.json.encode([settings, __version__], order="deterministic")
+    return blake2b(stated, digest_size=16).hexdigest()

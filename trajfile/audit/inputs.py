@@ -1,0 +1,111 @@
+"""What an audit is asked to look at: files, folders, globs and lists of them, one by one.
+
+Inputs are found as they are wanted and never listed whole: an inventory may have a hundred
+thousand.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from trajfile.errors import UsageError
+
+_SUFFIXES = {".h5", ".hdf5", ".zarr"}
+_CHECKPOINTS = {".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".index", ".bin"}
+
+
+def inputs(paths: Iterable[str], *, stdin: Iterable[str] = ()) -> Iterator[str]:
+    """The inputs that some arguments name, each once, in order.
+
+    An argument is a trajectory or checkpoint folder; any other folder, which is searched for
+    trajectories and checkpoint folders; a glob; ``@list.txt``, a text file with one such argument
+    a line (blank lines and those after ``#`` skipped); or ``-``, the same from standard input. A
+    path that is not there is an input too: that it is missing is a finding.
+
+    Args:
+        paths: The arguments.
+        stdin: Lines of standard input.
+
+    Yields:
+        Paths, as text.
+
+    Raises:
+        UsageError: If a list cannot be read, or an argument is empty.
+    """
+    seen: set[bytes] = set()
+    for path in _found(paths, stdin):
+        key = os.fsencode(path) if len(path) < 32 else _short(path)
+        if key not in seen:
+            seen.add(key)
+            yield path
+
+
+def _short(text: str) -> bytes:
+    """Sixteen bytes that stand for a path, so that many paths take little memory."""
+    from hashlib import blake2b
+
+    return blake2b(os.fsencode(text), digest_size=16).digest()
+
+
+def _found(paths: Iterable[str], stdin: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        if not path:
+            raise UsageError("an input is empty; give the path of a run, a folder or @LIST")
+        if path == "-":
+            yield from _found(_lines(stdin), ())
+        elif path.startswith("@"):
+            yield from _listed(Path(path[1:]))
+        elif glob.has_magic(path) and not Path(path).exists():
+            yield from _matching(path)
+        elif Path(path).is_dir() and Path(path).suffix.lower() not in _SUFFIXES:
+            yield from _walked(path)
+        else:
+            yield path
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    found = False
+    # Path.glob takes no absolute pattern.
+    for path in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207
+        found = True
+        yield from _found([glob.escape(path) if glob.has_magic(path) else path], ())
+    if not found:
+        raise UsageError(f"{pattern} matches nothing; quote it if the shell is to leave it alone")
+
+
+def _listed(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from _found(_lines(file), ())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the list {path} cannot be read: {error}") from error
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield text
+
+
+def _walked(top: str) -> Iterator[str]:
+    """Trajectories and checkpoint folders below a folder, links not followed."""
+    names = sorted(os.scandir(top), key=lambda entry: entry.name)
+    files = [entry.name for entry in names if not entry.is_dir(follow_symlinks=False)]
+    folders = [entry for entry in names if entry.is_dir(follow_symlinks=False)]
+    if any(Path(name).suffix.lower() in _CHECKPOINTS for name in files) or any(
+        entry.name.startswith("checkpoint-") for entry in folders
+    ):
+        yield top  # the importers tell its kind; what they refuse is a finding
+        return
+    for name in files:
+        if Path(name).suffix.lower() in _SUFFIXES:
+            yield str(Path(top, name))
+    for entry in folders:
+        if Path(entry.name).suffix.lower() in _SUFFIXES:
+            yield entry.path
+        elif not entry.name.startswith("."):
+            yield from _walked(entry.path)
