@@ -94,7 +94,7 @@ def _grown(step: int, arrays: Arrays) -> Arrays:
 
 
 def twice(path: Path) -> Path:
-    """A run whose third snapshot repeats the step of the second, written by the container itself."""
+    """A run whose third snapshot repeats the step of the second, as no writer would have it."""
     from trajfile.containers import open_container
     from trajfile.containers.base import Commit, Rows
 

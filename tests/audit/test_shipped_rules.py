@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def test_a_run_that_breaks_it(rule, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("status", FAILURES)
 def test_every_failure_has_its_rule(status):
-    outcome = failed("x.h5", status, "because", BOOK)
+    outcome = failed("x.h5", status, "because", SETTINGS)
     assert len(outcome.violations) == 1
     assert "because" in outcome.violations[0].message
 
@@ -79,7 +78,7 @@ def test_a_folder_of_links_is_unsafe(tmp_path):
     commits = path / "commits" / "c.0.0"
     outside = tmp_path / "outside"
     commits.rename(outside)
-    os.symlink(outside, commits)
+    commits.symlink_to(outside)
     outcome = examine(str(path), SETTINGS)
     assert [v.rule for v in outcome.violations] == ["unsafe"]
 

@@ -108,15 +108,16 @@ def examine(path: str, settings: Settings) -> Outcome:
         outcome = _examined(path, settings)
     except Exception as error:
         status, detail = failure_of(error)
-        outcome = failed(path, status, detail, settings.rules)
+        outcome = failed(path, status, detail, settings)
     return msgspec.structs.replace(outcome, seconds=time.perf_counter() - started)
 
 
-def failed(path: str, status: Status, detail: str, rules: Rulebook) -> Outcome:
+def failed(path: str, status: Status, detail: str, settings: Settings) -> Outcome:
     """The outcome of an input that could not be examined."""
+    accepted = settings.baseline.get(path, Accepted())
     broken = [
-        violation(rule, status, detail=detail)
-        for rule in rules.applying()
+        _against(violation(rule, status, detail=detail), accepted)
+        for rule in settings.rules.applying()
         if rule.failure is not None and matches(status, [rule.failure])
     ]
     return Outcome(path, status, identity_of(path), violations=broken)

@@ -106,6 +106,6 @@ def _walked(top: str) -> Iterator[str]:
             yield str(Path(top, name))
     for entry in folders:
         if Path(entry.name).suffix.lower() in _SUFFIXES:
-            yield entry.path
+            yield str(Path(entry.path))
         elif not entry.name.startswith("."):
-            yield from _walked(entry.path)
+            yield from _walked(str(Path(entry.path)))

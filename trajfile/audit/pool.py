@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
 
@@ -24,11 +24,18 @@ TASKS = 1000
 #: Bytes that an interpreter with PyTorch takes, beyond the buffers of an analysis.
 INTERPRETER = 2**31
 
-_settings: Settings | None = None
+Task = Callable[[str, Settings], Outcome]
+
+_work: tuple[Settings, Task] | None = None
 
 
 def outcomes(
-    paths: Iterable[str], settings: Settings, *, workers: int = 1, max_time: float | None = None
+    paths: Iterable[str],
+    settings: Settings,
+    *,
+    workers: int = 1,
+    max_time: float | None = None,
+    task: Task = examine,
 ) -> Iterator[Outcome]:
     """Examine inputs, several at a time.
 
@@ -37,6 +44,7 @@ def outcomes(
         settings: How each is examined.
         workers: How many processes.
         max_time: Seconds that one input may take; None for any.
+        task: What examines an input; found by its name in the workers.
 
     Yields:
         The outcomes, in the order of the inputs.
@@ -46,7 +54,7 @@ def outcomes(
         max_workers=workers,
         max_tasks=TASKS,
         initializer=_begin,
-        initargs=[settings],
+        initargs=[settings, task],
         context=context,
     )
     waiting: deque[tuple[str, ProcessFuture[Outcome]]] = deque()
@@ -73,19 +81,19 @@ def _awaited(
     try:
         outcome = future.result()
     except Late:
-        return failed(path, "timeout", f"over {max_time:g} s", settings.rules)
+        return failed(path, "timeout", f"over {max_time:g} s", settings)
     except ProcessExpired as error:
-        return failed(path, "died", f"exit code {error.exitcode}", settings.rules)
+        return failed(path, "died", f"exit code {error.exitcode}", settings)
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"
-        return failed(path, "internal", detail, settings.rules)
+        return failed(path, "internal", detail, settings)
     return outcome
 
 
-def _begin(settings: Settings) -> None:
+def _begin(settings: Settings, task: Task) -> None:
     """Prepare a worker: one thread, bounded memory, PyTorch loaded."""
-    global _settings
-    _settings = settings
+    global _work
+    _work = settings, task
     os.environ["OMP_NUM_THREADS"] = "1"
     bound_memory(settings)
     import torch
@@ -105,5 +113,6 @@ def bound_memory(settings: Settings) -> None:
 
 
 def _task(path: str) -> Outcome:
-    assert _settings is not None
-    return examine(path, _settings)
+    assert _work is not None
+    settings, task = _work
+    return task(path, settings)

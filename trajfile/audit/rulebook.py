@@ -154,7 +154,10 @@ def _rule(name: str, table: Mapping[str, Any], where: str) -> Rule:
         rule = msgspec.convert({**table, "id": name}, Rule)
     except msgspec.ValidationError as error:
         raise UsageError(f"{where}, rule {name!r}: {error}") from error
-    check_rule(rule)
+    try:
+        check_rule(rule)
+    except UsageError as error:
+        raise UsageError(f"{where}, {error}") from error
     _check_target(rule, where)
     return rule
 

@@ -1,0 +1,35 @@
+"""Tasks that misbehave as an input can make a worker misbehave; workers find them by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from trajfile.audit.examine import Outcome, Settings, examine
+
+
+def task(path: str, settings: Settings) -> Outcome:
+    """What the last part of the path says; otherwise examine it."""
+    name = path.rpartition("/")[2]
+    if name.startswith("kills"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("sleeps"):
+        time.sleep(600)
+    if name.startswith("grows"):
+        return examine_with(lambda: np.ones(2**33, np.uint8), path, settings)
+    if name.startswith("plain"):
+        return Outcome(path, "ok")
+    return examine(path, settings)
+
+
+def examine_with(first, path: str, settings: Settings) -> Outcome:
+    from trajfile.audit.examine import failed, failure_of
+
+    try:
+        first()
+    except MemoryError as error:
+        return failed(path, *failure_of(error), settings)
+    return Outcome(path, "ok")
