@@ -49,10 +49,6 @@ FailOn = Annotated[
 Workers = Annotated[
     int, typer.Option("--workers", min=1, metavar="N", help="How many runs at a time.")
 ]
-Scheduler = Annotated[
-    str | None,
-    typer.Option("--scheduler", metavar="ADDRESS", help="Examine on that Dask cluster."),
-]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Skip what the same audit, interrupted, has finished.")
 ]
@@ -90,7 +86,6 @@ def audit(
     output: Output = None,
     fail_on: FailOn = None,
     workers: Workers = 1,
-    scheduler: Scheduler = None,
     resume: Resume = False,
     baseline: Baseline = None,
     write_baseline: WriteBaseline = None,
@@ -141,7 +136,7 @@ def audit(
             tally.expect(sum(1 for _ in inputs(paths, stdin=given)))
         summary = run_batch(
             inputs(paths, stdin=given),
-            _examiner(settings, workers, scheduler, max_time),
+            _examiner(settings, workers, max_time),
             settings,
             ledger,
             fail_fast=fail_fast,
@@ -185,9 +180,7 @@ def _ledger(settings: Settings, paths: list[str], *, resume: bool) -> Ledger:
     return Ledger(path, settings_key(settings), resume=resume)
 
 
-def _examiner(
-    settings: Settings, workers: int, scheduler: str | None, max_time: float | None
-) -> Examiner:
+def _examiner(settings: Settings, workers: int, max_time: float | None) -> Examiner:
     from trajfile.audit.pool import outcomes
 
     return lambda drawn: outcomes(drawn, settings, workers=workers, max_time=max_time)

@@ -82,7 +82,7 @@ def _nan(step: int, arrays: Arrays) -> Arrays:
 
 
 def _thrown(step: int, arrays: Arrays) -> Arrays:
-    return {n: a + 9 for n, a in arrays.items()} if step == 20 else arrays
+    return {n: a + 99 for n, a in arrays.items()} if step == 20 else arrays
 
 
 def _turned(step: int, arrays: Arrays) -> Arrays:
