@@ -146,7 +146,8 @@ class _Finite:
         """Take a block into account."""
         if lane.startswith(("int", "uint")):
             return
-        bad = ~np.isfinite(block)
+        with np.errstate(invalid="ignore"):  # looking at a signalling NaN
+            bad = ~np.isfinite(block)
         marks = bad.any(axis=1)
         if not marks.any():
             return
