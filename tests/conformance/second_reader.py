@@ -15,6 +15,7 @@ import stat
 import struct
 import sys
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -24,7 +25,11 @@ ABSENT, NOT_YET, NEVER = 0x7FF8000074726A66, 2**48, 2**64 - 1
 STREAM = "params|gradients|gradient_samples|updates|optimizer/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 SIZES = {f"{kind}{8 * n}": n for kind in ("int", "uint") for n in (1, 2, 4, 8)}
 SIZES |= {"float16": 2, "float32": 4, "float64": 8}
-ONE_BYTE = ["float8_e5m2", "float8_e4m3fn", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn", "int2", "int4", "uint2", "uint4"]
+ONE_BYTE = (
+    *("float8_e5m2", "float8_e4m3fn", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz"),
+    *("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float6_e2m3fn", "float6_e3m2fn"),
+    *("float4_e2m1fn", "int2", "int4", "uint2", "uint4"),
+)
 AS_BITS = {"bfloat16": 2, **dict.fromkeys(ONE_BYTE, 1)}
 FLOATS = {"bfloat16": (15, 7, 8, 0, 7, 127), "float8_e5m2": (7, 2, 5, 0, 2, 15)}
 TABLE = [0]
@@ -333,7 +338,7 @@ def last_record(table: np.ndarray) -> tuple[list[list[int]], int]:
     ]
     count = (*valid, False).index(False)
     demand(not any(valid[count:]), "COM-001")
-    for before, after in zip(rows[:count], rows[1:count], strict=False):
+    for before, after in pairwise(rows[:count]):
         demand(
             all(a <= b for a, b in zip(before[3 : 5 + n], after[3 : 5 + n], strict=True)), "COM-008"
         )

@@ -40,6 +40,9 @@ def pair(commits: list[Commit]) -> Run:
     return Run([manifest({"params": [tensor("w")], "gradients": [tensor("w")]})], commits)
 
 
+BASE = base()
+
+
 @dataclass(frozen=True)
 class Broken:
     """One vector.
@@ -61,7 +64,7 @@ class Broken:
     change: Change = lambda image: None
     hdf5: Callable[[Path], None] | None = lambda path: None
     zarr: Callable[[Path], None] | None = lambda path: None
-    run: Run = base()
+    run: Run = BASE
     style: Style = SMALL
 
     @property

@@ -19,10 +19,10 @@ from trajfile.schema import Manifest, parse_manifest
 
 def write(run: Run, path: Path, compression: str | None, *, killed: bool) -> None:
     """Create and append; if ``killed``, leave what is there before closing."""
-    moments = iter(range(FIRST_WALL_NS, FIRST_WALL_NS + 10**6))
+    moments = range(FIRST_WALL_NS, FIRST_WALL_NS + len(run.commits))
     with (
-        mock.patch("trajfile.containers.identity.uuid4", lambda: UUID(run.uuid)),
-        mock.patch("trajfile.containers.journal.time.time_ns", lambda: next(moments)),
+        mock.patch("trajfile.containers.identity.uuid4", return_value=UUID(run.uuid)),
+        mock.patch("trajfile.containers.journal.time.time_ns", side_effect=moments),
     ):
         revisions = [parse_manifest(line(revision)) for revision in run.revisions]
         container = create(path, revisions[0], compression=compression)

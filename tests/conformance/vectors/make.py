@@ -20,11 +20,9 @@ from tests.conformance.vectors import by_trajfile, in_hdf5, in_zarr
 from tests.conformance.vectors.broken import BROKEN, Broken
 from tests.conformance.vectors.runs import content
 from tests.conformance.vectors.valid import VALID, Valid
+from trajfile.rules import RULES
 
 FOLDER = Path(__file__).parents[3] / "spec" / "vectors"
-EVERY_READER = set(
-    ["CORE-002", "CORE-003", "CORE-004", "CORE-005", "CORE-006", "CORE-007", "CORE-008", "CORE-009", "CORE-010", "CORE-011", "CORE-012", "CORE-013", "STR-001", "STR-002", "STR-003", "STR-004", "STR-005", "STR-006", "STR-007", "DT-001", "DT-002", "COM-001", "COM-002", "COM-007", "COM-008", "SUM-001", "SUM-002", "SUM-003", "H5-001", "H5-002", "H5-003", "H5-006", "H5-007", "H5-011", "H5-012", "ZR-001", "ZR-002", "ZR-007", "ZR-008"]
-)
 SUFFIX = {"hdf5": ".h5", "zarr": ".zarr.tar.gz"}
 
 
@@ -65,7 +63,7 @@ def _answer(vector: Valid | Broken) -> tuple[str, dict[str, Any]]:
     about = vector.says[0].upper() + vector.says[1:].rstrip(".") + "."
     if isinstance(vector, Valid):
         return "valid", {"about": about, "content": content(vector.run)}
-    reader = "every reader" if vector.rule in EVERY_READER else "validator"
+    reader = "every reader" if RULES[vector.rule].every_reader else "validator"
     return "broken", {"about": about, "rule": vector.rule, "detected_by": reader}
 
 
