@@ -349,7 +349,8 @@ def revision_in_force(data: bytes) -> dict:
     """The last line of the manifest, checked."""
     demand(data.endswith(b"\n"), "CORE-013")
     try:
-        found = json.loads(data[:-1].rpartition(b"\n")[2])
+        last = data[:-1].rpartition(b"\n")[2].decode("utf-8")
+        found = json.loads(last, parse_constant=lambda text: demand(False, "CORE-013"))
         streams = [(s["name"], s["tensors"]) for s in found.get("streams", [])]
         names = [name for name, _ in streams]
         scalars = found.get("scalars", [])
@@ -363,6 +364,8 @@ def revision_in_force(data: bytes) -> dict:
             demand(all(1 <= len(s) <= 1024 and s.isprintable() for s in labels), "STR-003")
             for t in tensors:
                 lane, first = t["dtype"], t.setdefault("first_row", 0)
+                numbers = [*t["shape"], t["offset"], first]
+                demand(all(type(number) is int for number in numbers), "CORE-013")
                 demand(lane in SIZES or lane in AS_BITS, "DT-001")
                 demand(min(*t["shape"], first, 0) >= 0, "STR-005")
                 demand(t["offset"] == ends.get(lane, 0), "STR-006")

@@ -166,6 +166,8 @@ def core() -> Iterator[Broken]:
         ("not_json", "the manifest is not JSON", b"{streams: []}\n"),
         ("json_of_another_shape", "the streams are a number", b'{"streams":3}\n'),
         ("no_newline", "the manifest's last line does not end", b"{}"),
+        ("no_line", "the manifest's last line is empty", b"{}\n\n"),
+        ("nan", "a bare NaN, which is no JSON", b'{"metadata":{"loss":NaN}}\n'),
     ):
         yield Broken(f"manifest_{name}", "CORE-013", says, lambda i, d=data: put_manifest(i, d))
     says = "the momentum is a text"
@@ -188,6 +190,8 @@ def structure() -> Iterator[Broken]:
         says = f"a tensor's name: {name}"
         yield Broken(f"name_{name}", "STR-003", says, revised(of_tensor(0, name=text)))
     yield Broken("tensor_twice", "STR-004", "a tensor twice", revised(of_tensor(1, name="w")))
+    says = "a length with a fraction, 3.0"
+    yield Broken("shape_as_float", "CORE-013", says, revised(of_tensor(0, shape=[3.0])))
     says = "a negative length"
     yield Broken("negative_shape", "STR-005", says, revised(of_tensor(1, shape=[-2])))
     says = "more than 2^48 columns"
