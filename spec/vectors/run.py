@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Hold a reader of trajectories to the conformance vectors; README.md says how.
 
-    python run.py [--validator] [--only TEXT] [--limit SECONDS] -- PROGRAM [ARGUMENT ...]
+    python run.py [--validator] [--feature NAME ...] [--only TEXT] [--limit SECONDS]
+                  -- PROGRAM [ARGUMENT ...]
 
 The program reads paths from standard input, one a line, and answers each with one line of JSON on
 standard output. Python's standard library is all this needs.
@@ -18,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +132,16 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder / members[0].name
 
 
-def verdict(expected: dict[str, Any], found: Any, *, validator: bool) -> str | None:
+def verdict(
+    expected: dict[str, Any], found: Any, *, validator: bool, features: Sequence[str] = ()
+) -> str | None:
     """Compare an answer with what is expected.
 
     Args:
         expected: What the vector's JSON says.
         found: The answer, or a text where there is none.
         validator: Whether every rule must be found and named.
+        features: Names in ``requires`` that the program knows.
 
     Returns:
         What is wrong; None if nothing is.
@@ -147,6 +152,9 @@ def verdict(expected: dict[str, Any], found: Any, *, validator: bool) -> str | N
         return "the answer has neither 'content' nor 'refused', or both"
     if not isinstance(found.get("refused", []), list):
         return "'refused' is not a list of rules"
+    unknown = set(expected.get("requires", ())) - set(features)
+    if unknown:
+        expected = {"rule": "CORE-005", "detected_by": "every reader"}
     if "content" in expected:
         if "refused" in found:
             return f"refused ({_reason(found)}), but it is valid"
@@ -206,6 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Ask the program about every vector; 0 if all answers are right, else 1."""
     parser = argparse.ArgumentParser(description="Hold a reader to the conformance vectors.")
     parser.add_argument("--validator", action="store_true", help="every rule found and named")
+    parser.add_argument(
+        "--feature", action="append", default=[], metavar="NAME", help="a feature that it knows"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="vectors whose name holds it")
     parser.add_argument("--limit", type=float, default=10.0, metavar="SECONDS", help="an answer")
     parser.add_argument("program", nargs="+", help="the adapter and its arguments, after --")
@@ -218,7 +229,12 @@ def main(arguments: list[str] | None = None) -> int:
             with tempfile.TemporaryDirectory() as scratch:
                 packed = vector.name.endswith(ARCHIVE)
                 path = unpack(vector, Path(scratch)) if packed else vector
-                problem = verdict(expected, program.ask(path), validator=options.validator)
+                problem = verdict(
+                    expected,
+                    program.ask(path),
+                    validator=options.validator,
+                    features=options.feature,
+                )
             if problem:
                 wrong += 1
                 print(f"FAIL {vector.parent.name}/{vector.name}: {problem}")

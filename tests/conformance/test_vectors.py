@@ -196,6 +196,19 @@ def test_lists_must_be_as_long_and_truth_is_no_number():
     assert RUNNER.difference({"a": 1}, {"a": 1, "b": 2}) is None
 
 
+def test_a_feature_that_is_required_is_known_or_the_vector_refused():
+    expected = {"requires": ["archive", "tiles"], "content": {"uuid": "x"}}
+    read, refused = {"content": {"uuid": "x"}}, {"refused": ["CORE-005"]}
+
+    def wrong(found, *features):
+        return RUNNER.verdict(expected, found, validator=False, features=features)
+
+    assert wrong(read, "tiles", "archive") is None
+    assert "it is valid" in wrong(refused, "tiles", "archive")
+    assert wrong(refused, "tiles") is None
+    assert wrong(read, "tiles") == "read, but it breaks CORE-005"
+
+
 def test_a_reader_may_read_what_only_a_validator_must_find():
     soft = {"rule": "STR-008", "detected_by": "validator"}
     hard = {"rule": "SUM-003", "detected_by": "every reader"}

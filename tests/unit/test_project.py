@@ -57,6 +57,10 @@ def test_the_wheel_ships_schemas_types_and_every_module(wheel_names: list[str]) 
             assert inside in wheel_names, f"{inside} is missing: list its package in pyproject.toml"
 
 
+def test_the_wheel_holds_no_test_data(wheel_names: list[str]) -> None:
+    assert not [name for name in wheel_names if "vectors" in name or name.endswith(".h5")]
+
+
 def test_readme_has_exactly_two_setup_commands() -> None:
     setup = [block for block in shell_blocks(README) if "pip install" in block]
     assert len(setup) == 2
