@@ -32,6 +32,8 @@ ONE_BYTE = (
 )
 AS_BITS = {"bfloat16": 2, **dict.fromkeys(ONE_BYTE, 1)}
 FLOATS = {"bfloat16": (15, 7, 8, 0, 7, 127), "float8_e5m2": (7, 2, 5, 0, 2, 15)}
+CODECS = {"sharding_indexed", "bytes", "gzip", "zstd", "crc32c"}
+UUID = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 TABLE = [0]
 for _byte in range(1, 256):
     for _ in range(8):
@@ -197,7 +199,9 @@ class Hdf5:
                 lambda c: self.present[key].__setitem__(tuple(c.chunk_offset), c.filter_mask)
             )
         for column in range(0, n, width):
-            demand(self.present[key].get((row, column)) == 0, "SUM-002")
+            skipped = self.present[key].get((row, column))
+            demand(skipped is not None, "SUM-002")
+            demand(skipped == 0, "H5-011")
             stored = dataset.read_direct_chunk((row, column))[1]
             demand(fletcher32(stored[:-4]) == int.from_bytes(stored[-4:], "little"), "SUM-003")
             codec = "zlib" if 1 in filters else "zstd" if 32015 in filters else None
@@ -214,8 +218,10 @@ class Zarr:
 
     def __init__(self, path: Path):
         self.path, self.documents = path, {}
+        unfinished = (path / "manifest" / "zarr.json").exists()
         try:
-            self.root = json.loads(regular(path / "zarr.json", "CORE-002"))
+            text = regular(path / "zarr.json", "CORE-012" if unfinished else "CORE-002")
+            self.root = json.loads(text)
             group = (self.root["zarr_format"], self.root["node_type"])
         except (ValueError, KeyError, TypeError, RecursionError):
             group = ()
@@ -238,68 +244,66 @@ class Zarr:
             demand(not folder.is_symlink(), "ZR-001")
         try:
             found = json.loads(regular(folder / "zarr.json", "CORE-007"))
-            inner = found["codecs"][0].get("configuration", {}) if lane else {}
-            names = [codec["name"] for codec in found["codecs"]]
-            packed = [codec["name"] for codec in inner.get("codecs", [])]
-            found["chunk"] = found["chunk_grid"]["configuration"]["chunk_shape"]
-            keys = found["chunk_key_encoding"]
-            known = {"sharding_indexed", "bytes", "gzip", "zstd", "crc32c"}
-            demand({*names, *packed} <= known, "CORE-009")
-            demand(
-                (found["zarr_format"], found["node_type"]) == (3, "array")
-                and (keys["name"], keys["configuration"]["separator"]) == ("default", ".")
-                and not found.get("storage_transformers")
-                and len(found["shape"]) == len(found["chunk"]) == rank
-                and found["data_type"] == stored_as(dtype)
-                and names == ["sharding_indexed" if lane else "bytes"],
-                "CORE-007",
+            keys, grid, codecs = (found[k] for k in ("chunk_key_encoding", "chunk_grid", "codecs"))
+            names, found["chunk"] = (
+                [c["name"] for c in codecs],
+                grid["configuration"]["chunk_shape"],
             )
+            inner = codecs[0].get("configuration", {}) if lane else {}
+            packed = [codec["name"] for codec in inner.get("codecs", [])]
+            ends = [codec["name"] for codec in inner.get("index_codecs", [])]
+            little = [*codecs, *inner.get("codecs", []), *inner.get("index_codecs", [])]
+            little = [c.get("configuration", {}).get("endian", "little") for c in little]
+            separator = keys.get("configuration", {}).get("separator", "/")
+            demand((found["zarr_format"], found["node_type"]) == (3, "array"), "ZR-002")
+            demand(found["data_type"] == stored_as(dtype), "DT-002")
+            demand(len(found["shape"]) == rank, "CORE-007")
+            demand(grid["name"] == "regular" and len(found["chunk"]) == rank, "ZR-004")
+            demand((keys["name"], separator) == ("default", "."), "ZR-005")
+            demand(not found.get("storage_transformers"), "ZR-006")
+            demand({*names, *packed, *ends} <= CODECS, "ZR-007")
+            demand(
+                names == ["sharding_indexed" if lane else "bytes"], "ZR-008" if lane else "ZR-010"
+            )
+            demand({*little} == {"little"}, "ZR-008" if lane else "ZR-010")
             if lane:
-                found["width"], found["codec"] = inner["chunk_shape"][1], (*packed, None)[1]
-                found["codec"] = None if len(packed) == 2 else found["codec"]
-                chain = ["bytes", *([found["codec"]] if found["codec"] else []), "crc32c"]
-                ends = [codec["name"] for codec in inner["index_codecs"]]
-                demand(
-                    packed == chain
-                    and ends == ["bytes", "crc32c"]
-                    and inner.get("index_location", "end") == "end"
-                    and inner["chunk_shape"][0] == found["chunk"][0] == 1
-                    and 1 <= found["width"] <= 262144
-                    and found["chunk"][1] % found["width"] == 0
-                    and found["chunk"][1] <= max(found["width"], 2**26),
-                    "CORE-007",
-                )
+                found["codec"] = packed[1] if len(packed) == 3 else None
+                demand(packed[:1] + packed[-1:] == ends == ["bytes", "crc32c"], "ZR-008")
+                demand(len(packed) == 2 or found["codec"] in ("gzip", "zstd"), "ZR-008")
+                demand(inner.get("index_location", "end") == "end", "ZR-008")
+                (row, found["width"]), (outer, columns) = inner["chunk_shape"], found["chunk"]
+                demand(row == outer == 1 and 1 <= found["width"] <= 262144, "ZR-009")
+                demand(columns % found["width"] == 0 and 1 <= columns <= 2**26, "ZR-009")
             else:
-                demand(1 <= math.prod(found["chunk"]) <= 2**24, "CORE-007")
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-            raise RefusedError("CORE-007") from None
+                demand(1 <= math.prod(found["chunk"]) <= 2**24, "ZR-011")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise RefusedError("ZR-002") from None
         self.documents[key] = found
         return found
 
     def table(self, key: str, dtype: str, rank: int, rows: int | None = None) -> np.ndarray:
         """The first rows of a table, or all: whatever the shape says, until a chunk is missing."""
         found = self.open(key, rank, dtype, lane=False)
-        chunk, fill = found["chunk"], ABSENT if key == "scalars/value" else 0
-        item = np.dtype(stored_as(dtype)).itemsize
-        width = (found["shape"][1] if rank > 1 else 1, chunk[1] if rank > 1 else 1)
+        item, fill = np.dtype(stored_as(dtype)).itemsize, ABSENT if key == "scalars/value" else 0
+        (height, width), columns = (*found["chunk"], 1)[:2], (*found["shape"], 1)[1]
         bands: list[np.ndarray] = []
-        while rows is None or len(bands) * chunk[0] < rows:
+        while rows is None or len(bands) * height < rows:
             parts = []
-            for number in range(max(1, -(-width[0] // width[1]))):
+            for number in range(max(1, -(-columns // width))):
                 place = f"c.{len(bands)}" + (f".{number}" if rank > 1 else "")
                 file = self.path / key / place
-                if not (file.is_symlink() or file.exists()):
-                    parts.append(np.full((chunk[0], width[1]), fill, f"<u{item}"))
-                    continue
-                data = regular(file, "COM-002")
-                demand(len(data) == chunk[0] * width[1] * item, "SUM-003")
-                parts.append(np.frombuffer(data, f"<u{item}").reshape(chunk[0], width[1]))
-                parts[0].flags.writeable = False  # marks that there was a first chunk
-            if parts[0].flags.writeable:
+                if number == 0 or file.is_symlink() or file.exists():
+                    if number == 0 and rows is None and not file.exists():
+                        break
+                    data = regular(file, "COM-002")
+                    demand(len(data) == height * width * item, "SUM-003")
+                    parts.append(np.frombuffer(data, f"<u{item}").reshape(height, width))
+                else:  # columns that joined later
+                    parts.append(np.full((height, width), fill, f"<u{item}"))
+            if not parts:
                 break
-            bands.append(np.concatenate(parts, axis=1)[:, : width[0]])
-        demand(rows is None or rows <= len(bands) * chunk[0], "COM-002")
-        whole = np.concatenate([np.empty((0, width[0]), f"<u{item}"), *bands])[:rows]
+            bands.append(np.concatenate(parts, axis=1)[:, :columns])
+        whole = np.concatenate([np.empty((0, columns), f"<u{item}"), *bands])[:rows]
         return (whole if rank > 1 else whole[:, 0]).view(np.dtype(stored_as(dtype)))
 
     def columns(self, key: str, dtype: str, row: int, count: int, item: int) -> bytes:
@@ -432,6 +436,7 @@ def read(path: Path) -> dict:
     demand(root.get("format") == "trajfile", "CORE-003")
     kinds = {"format_version": list, "uuid": str, "requires": list, "uses": list}
     demand(all(isinstance(root.get(name), kind) for name, kind in kinds.items()), "CORE-008")
+    demand(re.fullmatch(UUID, root["uuid"]), "CORE-008")
     version = root["format_version"]
     demand(len(version) == 2 and all(type(n) is int for n in version), "CORE-008")
     demand(version[0] == 1, "CORE-004")
