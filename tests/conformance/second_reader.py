@@ -470,7 +470,13 @@ def answer(path: Path) -> dict:
         return {"content": read(path)}
     except RefusedError as refusal:
         return {"refused": [str(refusal)]}
-    except (OSError, RuntimeError, ValueError, zlib.error) as error:  # the libraries gave up
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        zlib.error,
+    ) as error:  # the libraries gave up
         return {"refused": [], "because": f"{type(error).__name__}: {error}"}
 
 
