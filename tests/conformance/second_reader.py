@@ -341,7 +341,7 @@ def last_record(table: np.ndarray) -> tuple[list[list[int]], int]:
         for number, row in enumerate(rows)
     ]
     count = (*valid, False).index(False)
-    demand(not any(valid[count:]), "COM-001")
+    demand(all(row[-1] == 0 for row in rows[count:]), "COM-001")  # a kill leaves no checksum
     for before, after in pairwise(rows[:count]):
         demand(
             all(a <= b for a, b in zip(before[3 : 5 + n], after[3 : 5 + n], strict=True)), "COM-008"
@@ -450,6 +450,8 @@ def read(path: Path) -> dict:
     demand(not records or crc32c(lines) == record[5 + n], "SUM-001")
     manifest = revision_in_force(lines)
     demand(len(manifest["streams"]) == n, "COM-007")
+    again = manifest.get("identity", {"uuid": root["uuid"], "format_version": version})
+    demand((again["uuid"], again["format_version"]) == (root["uuid"], version), "SUM-004")
     stated = {"optimizer": {}, "groups": {}, "gradient": {}, "metadata": {}, "software": ""}
     return {
         "format_version": version,

@@ -265,6 +265,12 @@ def commits() -> Iterator[Broken]:
 
     yield Broken("torn_amid", "COM-001", "a commit record torn, a valid one after it", torn)
 
+    def last_flipped(image: Image) -> None:
+        image.tables["commits"][-1, 1] ^= 4
+
+    says = "a bit flipped in the last commit record"
+    yield Broken("flipped_record", "COM-001", says, last_flipped)
+
     def renumbered(image: Image) -> None:
         edit_records(image, lambda body: put(body, {0: 7}), 1)
 
@@ -301,6 +307,9 @@ def checksums() -> Iterator[Broken]:
         ("scalar_steps", "scalars/step", 0),
     ):
         yield Broken(f"flipped_{name}", "SUM-001", f"a bit flipped in {key}", flipped(key, place))
+    other = {"uuid": "00000000-0000-4000-8000-000000000000", "format_version": [1, 0]}
+    says = "the manifest repeats another uuid than the root attributes have"
+    yield Broken("identity", "SUM-004", says, run=base(identity=other))
     key = "streams/params/float32"
     yield Broken(
         "row_missing",
