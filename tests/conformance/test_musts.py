@@ -40,9 +40,7 @@ DUTIES = {
     "READ-012": [f"{BAD_INPUT}::test_links_in_hdf5", f"{BAD_INPUT}::test_symbolic_links_in_zarr"],
     "READ-013": [f"{BAD_INPUT}::test_a_shape_beyond_all_bytes_in_hdf5"],
     "READ-014": [f"{BAD_INPUT}::test_a_compressed_chunk_inflates_beyond_its_size"],
-    "READ-015": [
-        "tests/conformance/test_vectors.py::test_both_readers_pass_as_the_readme_has_it"
-    ],
+    "READ-015": ["tests/conformance/test_vectors.py::test_both_readers_pass_as_the_readme_has_it"],
     "WRITE-001": [f"{ON_DISK}::test_readers_in_another_process_a_kill_and_a_resume"],
     "WRITE-002": [f"{ON_DISK}::test_a_reader_sees_the_last_commit_as_of_opening"],
     "WRITE-003": [f"{ON_DISK}::test_readers_in_another_process_a_kill_and_a_resume"],
