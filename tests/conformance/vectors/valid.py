@@ -306,7 +306,7 @@ def _unknown(image: Image) -> None:
 def _unknown_fields() -> Run:
     run = plain()
     first = run.revisions[0]
-    more = {**first, "lineage": [{"from": 3}], "streams": []}
+    more = {**first, "weather": [{"from": 3}], "streams": []}
     for stream in first["streams"]:
         tensors = [{**given, "unit": "none"} for given in stream["tensors"]]
         more["streams"].append({**stream, "tensors": tensors, "cadence": 1})
