@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A recorded run: a .h5 file or a .zarr folder.")
+    str, typer.Argument(metavar="RUN", help="A .h5 file, a .zarr folder, or a folder of checkpoints.")
 ]
 Sources = Annotated[
     list[str],

@@ -200,11 +200,23 @@ def _declare(
     metrics: list[Metric], header: Header, *, asked: bool
 ) -> dict[str, frozenset[Any] | Skipped]:
     """What each metric needs, or why it cannot be computed."""
-    needs = {metric.id: metric.needs(header) for metric in metrics}
+    needs = {metric.id: _fitting(metric.needs(header), header) for metric in metrics}
     for name, need in needs.items():
         if asked and isinstance(need, Skipped) and need.stream:
             raise MissingStream(f"{name}: {need.reason}", metric=name, stream=need.stream)
     return needs
+
+
+def _fitting(need: frozenset[Any] | Skipped, header: Header) -> frozenset[Any] | Skipped:
+    """A remedy that helps: to a folder of checkpoints nothing can be appended or declared."""
+    if not (isinstance(need, Skipped) and header.checkpoints):
+        return need
+    if need.stream == GRADIENTS and not need.remedy:
+        return replace(need, remedy="give your loss with --replay, or record a run")
+    if need.stream and not need.remedy:
+        return replace(need, remedy=f"checkpoints hold none; record a run with {need.stream}")
+    stated = need.remedy.replace("declare ", "record a run with ", 1)
+    return replace(need, remedy=stated)
 
 
 def _replayed(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trajfile.containers.base import Container
 from trajfile.engine.header import Header
 from trajfile.errors import UsageError
-from trajfile.importers import open_source
+from trajfile.importers import CHECKPOINTS, open_source
 from trajfile.lazy import StreamView
 from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
@@ -225,6 +225,7 @@ class Trajectory:
             groups=groups,
             gradient=self.manifest.gradient,
             metadata=self.manifest.metadata,
+            checkpoints=self.container.kind.endswith(CHECKPOINTS),
             learning_rate=self.scalars.get("learning_rate"),
             joined={
                 name: {

@@ -66,7 +66,9 @@ def screen(terminal: Terminal, report: Report, header: Header | None = None) -> 
 def _recorded(terminal: Terminal, report: Report, header: Header | None) -> list[str]:
     source, run = report.source, report.run
     version = ".".join(map(str, source.format_version))
-    lines = [terminal.line((source.path, "title"), f"  {source.container} {version}")]
+    # Checkpoints have no version of this format.
+    stored = source.container if " " in source.container else f"{source.container} {version}"
+    lines = [terminal.line((source.path, "title"), f"  {stored}")]
     parts = [f"{counted(source.parameters, 'parameter')} in {counted(source.tensors, 'tensor')}"]
     if optimizer := described(source.optimizer):
         parts.append(optimizer)

@@ -17,6 +17,7 @@ from .terminal import Terminal
 from .text import clip, count, counted, listed, number, shorten, size, steps_between
 
 if TYPE_CHECKING:
+    from trajfile.containers.base import Container
     from trajfile.reader import Trajectory
     from trajfile.schema import StreamSpec, TensorSpec
 
@@ -52,8 +53,9 @@ def screen(terminal: Terminal, trajectory: Trajectory, *, everything: bool) -> I
     if manifest.groups:
         groups = {name: listed(tensors) for name, tensors in manifest.groups.items()}
         yield from _section(terminal, "Groups", _facts(terminal, groups, most))
-    if manifest.metadata:
-        metadata = {name: _value(value) for name, value in manifest.metadata.items()}
+    shown = {} if _are_checkpoints(trajectory.container) else manifest.metadata
+    if shown:
+        metadata = {name: _value(value) for name, value in shown.items()}
         yield from _section(terminal, "Metadata", _facts(terminal, metadata, most))
 
 
@@ -62,11 +64,12 @@ def _about(trajectory: Trajectory) -> dict[str, str]:
     stored = container.stored_bytes()
     commits = container.commits()
     facts = {
-        "container": f"{container.kind}, format {'.'.join(map(str, container.format_version))}",
+        "container": _container(container),
         "uuid": container.uuid,
         "on disk": size(stored) + (f" ({count(stored)} bytes)" if stored >= 1024 else ""),
-        "commits": count(len(commits)) + _when(commits),
+        "steps" if _are_checkpoints(container) else "commits": count(len(commits)) + _when(commits),
     }
+    facts |= _left_out(manifest.metadata) if _are_checkpoints(container) else {}
     if manifest.software:
         facts["written by"] = manifest.software
     facts["optimizer"] = described(manifest.optimizer) or "not stated"
@@ -76,6 +79,31 @@ def _about(trajectory: Trajectory) -> dict[str, str]:
         or (manifest.gradient)
     ):
         facts["gradients"] = provenance(manifest.gradient) or "stage and source not stated"
+    return facts
+
+
+def _are_checkpoints(container: Container) -> bool:
+    from trajfile.importers import CHECKPOINTS
+
+    return container.kind.endswith(CHECKPOINTS)
+
+
+def _container(container: Container) -> str:
+    if _are_checkpoints(container):
+        return f"{container.kind}, read in place, without checksums"
+    return f"{container.kind}, format {'.'.join(map(str, container.format_version))}"
+
+
+def _left_out(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What of a folder of checkpoints is not read, and why."""
+    facts = {}
+    if metadata.get("steps_count"):
+        facts["steps count"] = str(metadata["steps_count"])
+    for what in ("files", "tensors"):
+        reasons = metadata.get(f"{what}_left_out", {})
+        said = [f"{listed(names)} ({reason})" for reason, names in reasons.items()]
+        if said:
+            facts[f"{what} left out"] = "; ".join(said)
     return facts
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from trajfile_cli.app import main
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +25,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the run that the README's loop records, and the samples beside it."""
+    """A folder with the run of the README's loop, some checkpoints, and the samples beside it."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "sample_data").symlink_to(ROOT / "sample_data")
+    (folder / "ckpts").mkdir()
+    for step in range(0, 20, 2):
+        torch.save({"w": torch.full((3, 4), 1.0 + 0.5**step)}, folder / f"ckpts/step_{step}.pt")
     before = sys.argv
     sys.argv = ["quickstart.py", str(folder / "run.h5")]
     try:

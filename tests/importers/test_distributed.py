@@ -51,7 +51,7 @@ def saved(tmp_path_factory):
 def test_model_and_optimizer(saved, kind):
     folder, params, slots = saved
     with trajfile.open(folder / kind) as traj:
-        assert traj.container.kind == "torch_distributed"
+        assert traj.container.kind == "torch_distributed checkpoints"
         check_stream(traj, "params", params)
         check_stream(traj, "optimizer/exp_avg_sq", slots)
         assert set(traj.scalars["learning_rate"][1]) == {1e-2}

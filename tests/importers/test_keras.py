@@ -51,7 +51,7 @@ def trained(request, tmp_path_factory):
 def test_weights_are_those_of_the_model(trained):
     folder, held = trained
     with trajfile.open(folder) as traj:
-        assert traj.container.kind == "keras"
+        assert traj.container.kind == "keras checkpoints"
         check_stream(traj, "params", held)
         left = traj.manifest.metadata["tensors_left_out"]
         assert len(left["running statistics"]) == 2

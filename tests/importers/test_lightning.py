@@ -52,7 +52,7 @@ def test_checkpoints_of_a_training(tmp_path):
     trainer.fit(model, torch.utils.data.DataLoader(torch.randn(40, 6), batch_size=4))
     assert sorted(p.name for p in (tmp_path / "ckpts").iterdir())[-1] == "last.ckpt"
     with trajfile.open(tmp_path / "ckpts") as traj:
-        assert traj.container.kind == "lightning"
+        assert traj.container.kind == "lightning checkpoints"
         assert traj.steps("params").tolist() == [3, 6, 9]
         check_stream(traj, "params", model.params)
         check_stream(traj, "optimizer/momentum_buffer", model.slots)

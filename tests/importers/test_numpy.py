@@ -32,7 +32,7 @@ def test_arrays_are_bit_for_bit(tmp_path, save):
     for step in (3, 20):
         save(tmp_path / f"p_{step}.npz", step=np.int64(step), ints=np.arange(3), **state)
     with trajfile.open(tmp_path) as traj:
-        assert traj.container.kind == "npz"
+        assert traj.container.kind == "npz checkpoints"
         check_stream(traj, "params", {step: state for step in (3, 20)})
         width = traj.manifest.by_name["params"].lanes["float32"]
         whole = np.empty((2, width), "f4")

@@ -78,7 +78,7 @@ def kept(root: Path, name: str) -> dict[int, dict[str, np.ndarray]]:
 
 def test_params_and_optimizer(saved):
     with trajfile.open(saved / "run") as traj:
-        assert traj.container.kind == "orbax"
+        assert traj.container.kind == "orbax checkpoints"
         check_stream(traj, "params", kept(saved, "params"))
         check_stream(traj, "optimizer/exp_avg_sq", kept(saved, "slots"))
         part = np.empty((2, 5), "f4")

@@ -27,7 +27,7 @@ def folder(tmp_path, training):
 
 def test_a_folder_of_files(folder, params):
     with trajfile.open(folder) as traj:
-        assert traj.container.kind == "safetensors"
+        assert traj.container.kind == "safetensors checkpoints"
         check_stream(traj, "params", params)
 
 

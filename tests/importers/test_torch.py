@@ -27,7 +27,7 @@ def test_state_dicts(tmp_path, training, params):
     with trajfile.open(folder) as traj:
         assert traj.streams == ("params",)
         check_stream(traj, "params", params)
-        assert traj.container.kind == "torch"
+        assert traj.container.kind == "torch checkpoints"
         left = traj.manifest.metadata["tensors_left_out"]
         assert sorted(name for names in left.values() for name in names) == [
             "1.num_batches_tracked", "1.running_mean", "1.running_var",

@@ -80,7 +80,7 @@ def test_the_layout_is_read_as_it_is(trained):
     folder, watch = trained
     assert (folder / "checkpoint-2/optimizer.pt").is_file()
     with trajfile.open(folder) as traj:
-        assert traj.container.kind == "transformers"
+        assert traj.container.kind == "transformers checkpoints"
         check_stream(traj, "params", {step: watch.params[step] for step in (2, 4, 6)})
         assert "model.safetensors" in str(traj.manifest.metadata["files_left_out"])
 

@@ -28,6 +28,7 @@ class Header:
         gradient: As in the manifest.
         metadata: As in the manifest.
         replay: Whether the user's loss is at hand, so that it can be asked beside the file.
+        checkpoints: Whether the run is a folder of checkpoints, which nobody can record more into.
         joined: For each stream the tensors that its first row does not hold, each with the step
             of the first row that does.
         learning_rate: The scalar of that name as in `scalars`, but of the whole run: a value
@@ -43,6 +44,7 @@ class Header:
     gradient: Mapping[str, Any]
     metadata: Mapping[str, Any]
     replay: bool = False
+    checkpoints: bool = False
     joined: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     learning_rate: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)

@@ -14,12 +14,16 @@ from trajfile.containers.base import Container
 
 _ZARR_DOCUMENT = "zarr.json"
 
+#: How the kind of every container of checkpoints ends: ``torch checkpoints``.
+CHECKPOINTS = " checkpoints"
+
 
 def open_source(path: Path) -> Container:
     """Open a trajectory or a folder of checkpoints for reading.
 
     Args:
-        path: A trajectory of HDF5 or Zarr, a checkpoint, or a folder of checkpoints.
+        path: A trajectory of HDF5 or Zarr, a checkpoint, a folder of checkpoints, or a pattern
+            such as ``ckpts/*.pt`` that names some of them.
 
     Returns:
         The container.
@@ -37,18 +41,20 @@ def is_checkpoints(path: Path) -> bool:
         path: Any path.
 
     Returns:
-        Of a folder, whether it is no Zarr hierarchy but holds checkpoints by their names; of a
-        file, whether it is a checkpoint by its name.
+        Of a folder, whether it is no Zarr hierarchy; of a file, whether it is a checkpoint by its
+        name; of what does not exist, whether it is a pattern.
     """
-    from trajfile.importers.folder import has_checkpoints
-
     if path.is_dir():
-        return not os.path.lexists(path / _ZARR_DOCUMENT) and has_checkpoints(path)
-    return path.exists() and has_checkpoints(path)
+        return not os.path.lexists(path / _ZARR_DOCUMENT)
+    from trajfile.importers.kinds import kind_of
+
+    if path.exists():
+        return kind_of(path) is not None
+    return any(sign in path.name for sign in "*?[") and path.parent.is_dir()
 
 
 def open_checkpoints(path: Path) -> Container:
-    """Open a checkpoint or a folder of checkpoints; see `open_source`."""
+    """Open a checkpoint, a folder of checkpoints or a pattern; see `open_source`."""
     from trajfile.importers.container import CheckpointContainer
     from trajfile.importers.files import Files
     from trajfile.importers.folder import read_folder

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trajfile.containers.base import Array, Commit
 from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, UsageError
+from trajfile.importers import CHECKPOINTS
 from trajfile.importers.checkpoint import Checkpoint
 from trajfile.importers.files import File, Files
 from trajfile.importers.folder import Found
@@ -55,7 +56,7 @@ class CheckpointContainer:
         self.checkpoints: Sequence[Checkpoint] = found.checkpoints
         self.left_out = {reason: tuple(names) for reason, names in found.left_out.items()}
         self.counted_in = found.counted_in
-        self.kind = self.checkpoints[0].kind
+        self.kind = self.checkpoints[0].kind + CHECKPOINTS
         self._files = files
         self._tables = tables(self.checkpoints)
         self._scalars = _scalars(self.checkpoints)

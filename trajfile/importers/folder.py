@@ -32,18 +32,11 @@ class Found:
     counted_in: str = "steps"
 
 
-def has_checkpoints(path: Path) -> bool:
-    """Whether a path looks like a checkpoint or a folder of them, by names alone."""
-    if kind_of(path) is not None:
-        return True
-    return path.is_dir() and any(kind_of(entry) is not None for entry in _entries(path, {}))
-
-
 def read_folder(path: Path, files: Files) -> Found:
     """Find and read the checkpoints at a path, their headers only.
 
     Args:
-        path: A checkpoint, or a folder of them.
+        path: A checkpoint, a folder of them, or a pattern.
         files: Reads them.
 
     Returns:
@@ -54,9 +47,13 @@ def read_folder(path: Path, files: Files) -> Found:
     """
     left_out: dict[str, list[str]] = {}
     root = path if path.is_dir() else path.parent
-    alone = not path.is_dir() or kind_of_folder(path) is not None
+    alone = path.is_file() or kind_of_folder(path) is not None
     chosen = []
-    for entry in [path] if alone else _entries(path, left_out):
+    if not path.exists():
+        listed = [e for e in _entries(root, {}) if e.match(path.name)]
+    else:
+        listed = [path] if alone else list(_entries(path, left_out))
+    for entry in listed:
         kind = kind_of(entry)
         if kind is not None:
             chosen.append((entry, kind))
@@ -65,6 +62,10 @@ def read_folder(path: Path, files: Files) -> Found:
         beside = [entry.name for entry, _ in chosen if not entry.is_dir()]
         left_out.setdefault("beside folders of checkpoints", []).extend(beside)
         chosen = folders
+    if not chosen and not path.exists():
+        raise NotATrajectory(
+            f"{path}: no checkpoint matches the pattern", path=path, rule="CORE-001"
+        )
     if not chosen:
         raise NotATrajectory(
             f"{path} is a folder, but not a Zarr v3 group: it has no valid zarr.json; nor does it "

@@ -75,6 +75,14 @@ _SIZED: dict[int, tuple[struct.Struct, str]] = {
     0x8A: (struct.Struct("<B"), "long"),
     0x8B: (struct.Struct("<I"), "long"),
 }
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _LINES = b"ILSVF"
 _MAX_LINE = 4096
 
@@ -98,7 +106,7 @@ def unpickle(data: bytes, rebuild: Rebuild, refer: Refer, start: int = 0) -> tup
         return _Machine(data, rebuild, refer, start).run()
     except PickleError:
         raise
-    except (IndexError, KeyError, TypeError, ValueError, struct.error, AttributeError) as error:
+    except _FAILURES as error:
         raise PickleError(f"the pickle is cut short or damaged ({error})") from error
 
 
@@ -125,7 +133,8 @@ class _Machine:
             elif code in _SIZED:
                 self.sized(*_SIZED[code])
             elif code in _LINES:
-                self.stack.append(_from_line(code, self.line()))
+                coding = "raw-unicode-escape" if code == ord("V") else "latin-1"
+                self.stack.append(_from_line(code, self.line(coding)))
             elif code == ord("."):
                 return self.stack.pop(), self.at
             else:
@@ -151,11 +160,11 @@ class _Machine:
         else:
             self.stack.append(raw)
 
-    def line(self) -> str:
+    def line(self, coding: str = "utf-8") -> str:
         end = self.data.find(b"\n", self.at, self.at + _MAX_LINE)
         if end < 0:
             raise PickleError("a line of the pickle does not end")
-        text = self.data[self.at : end].decode("utf-8")
+        text = self.data[self.at : end].decode(coding)
         self.at = end + 1
         return text
 
@@ -337,7 +346,7 @@ def _from_line(code: int, text: str) -> Any:
         return int(text.rstrip("L"))
     if code == ord("F"):
         return float(text)
-    return text.strip("'\"")
+    return text if code == ord("V") else text.strip("'\"")
 
 
 _UINT = struct.Struct("<I")
