@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A .h5 file, a .zarr folder, or a folder of checkpoints.")
+    str,
+    typer.Argument(metavar="RUN", help="A .h5 file, a .zarr folder, or a folder of checkpoints."),
 ]
 Sources = Annotated[
     list[str],
