@@ -110,8 +110,21 @@ Stream = Annotated[
     str, typer.Option("--stream", metavar="STREAM", help="The stream it is taken from.")
 ]
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="Where to write.")]
+Layout = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        metavar="rows|archive",
+        help="With archive, chunks span steps: smaller, and nothing can be appended.",
+    ),
+]
 Compression = Annotated[
-    str, typer.Option("--compression", metavar="none|zstd|gzip", help="How rows are compressed.")
+    str | None,
+    typer.Option(
+        "--compression",
+        metavar="none|zstd|gzip",
+        help="By default none of rows, and zstd of an archive.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 MetricId = Annotated[

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Literal, get_args
 
 from trajfile.containers import Compression, check_options, open_container
 from trajfile.containers.base import Container
@@ -27,6 +28,7 @@ from trajfile.unfinished import Unfinished
 from trajfile.writer import check_replaceable
 
 Progress = Callable[[int, int], None]
+Layout = Literal["rows", "archive"]
 
 #: Bytes copied between two notes of how far the copy is.
 _NOTED_BYTES = 64 * 2**20
@@ -67,7 +69,8 @@ def convert(
     *,
     params: Sequence[str] | str | None = None,
     steps: slice | str | None = None,
-    compression: Compression = None,
+    layout: Layout = "rows",
+    compression: Compression | Literal["none"] = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
@@ -86,7 +89,10 @@ def convert(
         out: Where: ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder.
         params: Globs over tensor names, applied to every stream; all by default.
         steps: Which steps: a slice of step values or its text ``a:b:s``; all by default.
-        compression: None, ``zstd`` or ``gzip``.
+        layout: ``rows``: as recorded, and more can be appended. ``archive``: chunks span several
+            steps, which lie closer together than the coordinates of one and so take less room
+            compressed; nothing can be appended.
+        compression: ``zstd``, ``gzip`` or ``none``; by default none of rows, zstd of an archive.
         overwrite: Whether to replace a trajectory at ``out``, once the copy is whole.
         progress: Called with the bytes done and the bytes in all; reading back counts too.
 
@@ -103,69 +109,82 @@ def convert(
     """
     target = local_path(out)
     paths = _paths(source)
-    check_options(target, compression=compression, durability="process")
+    if layout not in get_args(Layout):
+        raise UsageError(f"layout {layout!r} is unknown: use 'rows' or 'archive'")
+    packed = _compression(layout, compression)
+    check_options(target, compression=packed, durability="process")
     _check_place(target, paths, overwrite=overwrite)
     with ExitStack() as opened:
         containers = [opened.enter_context(open_trajectory(path)).container for path in paths]
         asked = source_of(containers, params=params, steps=steps)
-        settings = {"container": target.suffix.lower(), "compression": compression}
+        settings = {"suffix": target.suffix, "layout": layout, "compression": packed}
         unfinished = opened.enter_context(Unfinished(target, {**asked.facts, **settings}))
         try:
-            return _convert(asked, target, unfinished, compression, progress or _silent)
+            new = _New(asked, packed, archive=layout == "archive")
+            return _convert(new, target, unfinished, progress or _silent)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted; the same command goes on from here, or remove {unfinished.folder}"
             ) from None
 
 
-def _convert(
-    source: Source,
-    target: Path,
-    unfinished: Unfinished,
-    compression: Compression,
-    progress: Progress,
-) -> Converted:
-    view = source.view
-    manifest = view.manifest()
-    raw = sum(stream.row_bytes * view.committed_rows(stream.name) for stream in manifest.streams)
+@dataclass(frozen=True)
+class _New:
+    """What is written, and how."""
+
+    source: Source
+    compression: Compression
+    archive: bool
+
+    def bulk(self, path: Path, *, again: bool) -> Bulk:
+        return Bulk(
+            path,
+            self.source.manifest,
+            uuid=self.source.uuid,
+            compression=self.compression,
+            archive=self.archive,
+            again=again,
+        )
+
+
+def _convert(new: _New, target: Path, unfinished: Unfinished, progress: Progress) -> Converted:
+    view = new.source.view
+    streams = view.manifest().streams
+    raw = sum(stream.row_bytes * view.committed_rows(stream.name) for stream in streams)
     note = _Progress(progress, raw)
-    bulk = _begun(source, unfinished, compression)
+    bulk = _begun(new, unfinished)
     try:
         resumed = _copy(bulk, view, unfinished, note)
         bulk.commit(view)
     finally:
         bulk.close()
     found = _verify(view, unfinished, note)
-    with open_trajectory(unfinished.path) as copy:
-        stored, kind, commits = (
-            copy.container.stored_bytes(),
-            copy.container.kind,
-            len(copy.container.commits()),
-        )
-    unfinished.finish()
-    return Converted(
+    copy = open_container(unfinished.path)
+    done = Converted(
         path=target,
-        kind=kind,
-        uuid=source.uuid,
+        kind=copy.kind,
+        uuid=copy.uuid,
         digest=found,
-        commits=commits,
-        rows={name: view.committed_rows(name) for name in manifest.by_name},
+        commits=len(copy.commits()),
+        rows={stream.name: copy.committed_rows(stream.name) for stream in streams},
         raw_bytes=raw,
         source_bytes=view.stored_bytes(),
-        stored_bytes=stored,
+        stored_bytes=copy.stored_bytes(),
         resumed_bytes=resumed,
     )
+    copy.close()
+    unfinished.finish()
+    return done
 
 
-def _begun(source: Source, unfinished: Unfinished, compression: Compression) -> Bulk:
+def _begun(new: _New, unfinished: Unfinished) -> Bulk:
     """The copy, taken up where it is or new."""
-    manifest, uuid = source.manifest, source.uuid
     if unfinished.copied is not None:
         try:
-            return Bulk(unfinished.path, manifest, uuid=uuid, compression=compression, again=True)
+            return new.bulk(unfinished.path, again=True)
         except FormatError:  # cut short while it was being made, or damaged
             unfinished.restart()
-    return Bulk(unfinished.path, manifest, uuid=uuid, compression=compression)
+    return new.bulk(unfinished.path, again=False)
 
 
 def _copy(bulk: Bulk, view: Container, unfinished: Unfinished, note: _Progress) -> int:
@@ -175,14 +194,25 @@ def _copy(bulk: Bulk, view: Container, unfinished: Unfinished, note: _Progress) 
     note(sum(block.nbytes for block in before))
     unfinished.note(len(before))
     pending: list[Block] = []
-    for number, block in enumerate(blocks[len(before) :], len(before) + 1):
-        bulk.copy(view, block)
-        pending.append(block)
-        note(block.nbytes)
-        if sum(one.nbytes for one in pending) >= _NOTED_BYTES or number == len(blocks):
-            bulk.flush(pending)
-            unfinished.note(number)
-            pending.clear()
+    number = len(before)
+
+    def settle() -> None:
+        bulk.flush(pending)
+        unfinished.note(number)
+        pending.clear()
+
+    try:
+        for block in blocks[len(before) :]:
+            bulk.copy(view, block)
+            pending.append(block)
+            number += 1
+            note(block.nbytes)
+            if sum(one.nbytes for one in pending) >= _NOTED_BYTES:
+                settle()
+    except KeyboardInterrupt:
+        settle()
+        raise
+    settle()
     return sum(block.nbytes for block in before)
 
 
@@ -225,6 +255,12 @@ class _Progress:
     def __call__(self, nbytes: int) -> None:
         self._done += nbytes
         self._progress(min(self._done, self._total), self._total)
+
+
+def _compression(layout: Layout, compression: Compression | Literal["none"]) -> Compression:
+    if compression is None and layout == "archive":
+        return "zstd"
+    return None if compression == "none" else compression
 
 
 def _silent(done: int, total: int) -> None:

@@ -19,8 +19,11 @@ from trajfile.dtypes import ITEM_SIZES
 FORMAT = "trajfile"
 FORMAT_VERSION = (1, 0)
 
+#: The feature of a trajectory whose chunks span several rows; see spec/format.md.
+ARCHIVE = "archive"
+
 #: Feature names in the root attribute ``requires`` that this version understands.
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES: frozenset[str] = frozenset({ARCHIVE})
 
 PARAMS = "params"
 GRADIENTS = "gradients"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..options import Compression, Out, Overwrite, Params, Sources, Steps
+from ..options import Compression, Layout, Out, Overwrite, Params, Sources, Steps
 
 
 def convert(
@@ -12,7 +12,8 @@ def convert(
     out: Out,
     params: Params = None,
     steps: Steps = None,
-    compression: Compression = "none",
+    layout: Layout = "rows",
+    compression: Compression = None,
     overwrite: Overwrite = False,
 ) -> int:
     """Copy a run to OUT (.h5 or .zarr), verified; run again, it goes on where it was."""
@@ -22,14 +23,14 @@ def convert(
     from ..render.progress import Progress
     from ..render.terminal import Terminal
 
-    asked: Any = None if compression == "none" else compression
+    how: Any = {"layout": layout, "compression": compression}  # checked there
     with Progress("converting") as progress:
         done = trajfile.convert(
             sources,
             out,
             params=params or None,
             steps=steps,
-            compression=asked,
+            **how,
             overwrite=overwrite,
             progress=progress,
         )

@@ -28,6 +28,17 @@ def source_size(source):
     return f"{source.container.stored_bytes() / 1024:.1f} KiB"
 
 
+def test_an_archive_is_smaller_and_not_appended_to(run, tiny, tmp_path):
+    ended = run("convert", tiny, "-o", tmp_path / "tiny.h5", "--layout", "archive")
+    assert (ended.code, ended.err) == (0, "")
+    with trajfile.open(tmp_path / "tiny.h5") as copy, trajfile.open(tiny) as source:
+        assert copy.container.stored_bytes() < source.container.stored_bytes()
+    ended = run("validate", tmp_path / "tiny.h5", "--deep")
+    assert ended.code == 0
+    with pytest.raises(trajfile.UsageError, match="cannot be appended to"):
+        trajfile.Writer(tmp_path / "tiny.h5", "a")
+
+
 def test_a_slice_and_parts(run, tiny, tmp_path):
     first = run("convert", tiny, "-o", tmp_path / "a.h5", "--steps", ":30", "--params", "fc1*")
     second = run("convert", tiny, "-o", tmp_path / "b.h5", "--steps", "30:", "--params", "fc1*")
@@ -44,6 +55,7 @@ def test_a_slice_and_parts(run, tiny, tmp_path):
         (["{run}", "-o", "{run}"], 2, "is what is to be converted"),
         (["{run}", "-o", "there.h5"], 2, "exists already: pass --overwrite"),
         (["{run}", "-o", "out.h5", "--compression", "lz4"], 2, "'lz4' is unknown"),
+        (["{run}", "-o", "out.h5", "--layout", "tiles"], 2, "use 'rows' or 'archive'"),
         (["{run}", "-o", "out.h5", "--params", "fc9*"], 2, "no tensor matches 'fc9*'"),
         (["{run}"], 2, "-o"),
         (["-o", "out.h5"], 2, "SRC"),

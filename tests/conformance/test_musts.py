@@ -46,6 +46,7 @@ DUTIES = {
     "WRITE-003": [f"{ON_DISK}::test_readers_in_another_process_a_kill_and_a_resume"],
     "WRITE-004": ["tests/conformance/test_musts.py::test_recording_creates_no_object"],
     "WRITE-005": [f"{ON_DISK}::test_readers_in_another_process_a_kill_and_a_resume"],
+    "WRITE-006": ["tests/conformance/test_archive.py::test_an_archive_cannot_be_appended_to"],
 }
 
 _ID = re.compile(r"\[((?:CORE|STR|DT|COM|SUM|H5|ZR|READ|WRITE)-\d{3})\]")
@@ -54,6 +55,7 @@ _ID = re.compile(r"\[((?:CORE|STR|DT|COM|SUM|H5|ZR|READ|WRITE)-\d{3})\]")
 def sentences() -> list[str]:
     """The sentences and list items of the normative sections."""
     body = TEXT.partition("## 1. Model")[2].partition("## 9. Rules")[0]
+    body += TEXT.partition("## 11. Archives")[2]
     return re.split(r"(?<=[.:;|]) (?=[A-Z])|\n", body)
 
 

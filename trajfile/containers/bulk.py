@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers import Compression, is_hdf5
 from trajfile.containers.base import Container
-from trajfile.containers.extents import extents
+from trajfile.containers.extents import Run, extents
 from trajfile.containers.identity import new_identity
 from trajfile.containers.pieces import pieces
 from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
@@ -31,7 +32,7 @@ from trajfile.containers.store import (
     stream_key,
 )
 from trajfile.dtypes import ITEM_SIZES, numpy_dtype
-from trajfile.schema import Manifest
+from trajfile.schema import ARCHIVE, Manifest
 
 
 class Block(NamedTuple):
@@ -58,6 +59,7 @@ class Bulk:
         manifest: Its only revision.
         uuid: Its identity.
         compression: How lanes are compressed.
+        archive: Whether chunks span several rows.
         again: Whether it was begun before and is taken up again.
     """
 
@@ -68,10 +70,11 @@ class Bulk:
         *,
         uuid: str,
         compression: Compression,
+        archive: bool = False,
         again: bool = False,
     ):
         self._manifest = manifest
-        identity = {**new_identity(), "uuid": uuid}
+        identity = new_identity(uuid, (ARCHIVE,) if archive else ())
         store: ArrayStore
         if is_hdf5(path):
             from trajfile.containers import hdf5
@@ -112,10 +115,10 @@ class Bulk:
         for stream in self._manifest.streams:
             every = slice(0, source.committed_rows(stream.name))
             for lane in stream.lanes:
-                unit = self._store.unit_columns(stream_key(stream.name, lane))
-                for run in extents(stream, lane, every):
+                height, width = self._store.unit(stream_key(stream.name, lane))
+                for run in _bands(extents(stream, lane, every), height):
                     rows, columns = slice(run.first, run.last), slice(0, run.columns)
-                    for part in pieces(rows, columns, unit, ITEM_SIZES[lane]):
+                    for part in pieces(rows, columns, width, ITEM_SIZES[lane], height):
                         yield Block(stream.name, lane, *part)
 
     def copy(self, source: Container, block: Block) -> None:
@@ -165,6 +168,15 @@ class Bulk:
     def close(self) -> None:
         """Release the files."""
         self._store.close()
+
+
+def _bands(runs: list[Run], height: int) -> Iterator[Run]:
+    """The same rows, cut only between bands; a band has the columns of its last row."""
+    last = runs[-1].last if runs else 0
+    starts = sorted({run.first // height * height for run in runs})
+    for start, stop in pairwise([*starts, last]):
+        columns = max(run.columns for run in runs if run.first < stop)
+        yield Run(start, stop, columns)
 
 
 def records(source: Container, manifest_line: bytes) -> NDArray[np.uint64]:

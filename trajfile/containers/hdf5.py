@@ -26,7 +26,13 @@ from trajfile.containers.hdf5_open import (
 from trajfile.containers.hdf5_resume import clear_writer_mark, put_back
 from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
-from trajfile.containers.identity import Attributes, check_identity, new_identity
+from trajfile.containers.identity import (
+    Attributes,
+    check_identity,
+    is_archive,
+    new_identity,
+    refuse_append,
+)
 from trajfile.containers.journal import Journal
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
@@ -79,9 +85,10 @@ def create_store(
                 # a flipped bit there sends the library into an endless loop.
                 integers = name == "format_version"
                 file.attrs[name] = np.array(value, "<i8" if integers else np.bytes_)
-            for spec in layout(manifest):
+            archive = is_archive(identity)
+            for spec in layout(manifest, archive=archive):
                 _create_array(file, spec, compression)
-                if spec.lane:
+                if spec.lane and not archive:
                     width = max(spec.chunk[1], _JOINED_CHUNK)
                     joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
                     _create_array(file, joined, compression)
@@ -132,6 +139,7 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
         journal = Journal(store, writable=False, power=False)
         if not writable:
             return journal
+        refuse_append(identity, path)
         store.check_indexes()
     except BaseException:
         file.close()

@@ -22,7 +22,7 @@ class Lane:
     """One dataset of a lane.
 
     Args:
-        dataset: Its chunks are (1, w).
+        dataset: Its chunks are (1, w); in an archive (h, w).
         filters: Ids of its filters, in order.
         damaged: Makes the error for what is found wrong, given words and a rule's id.
     """
@@ -33,7 +33,7 @@ class Lane:
         filters: tuple[int, ...],
         damaged: Callable[[str, str], Exception],
     ):
-        self.width = int(dataset.get_create_plist().get_chunk()[1])
+        self.height, self.width = (int(n) for n in dataset.get_create_plist().get_chunk())
         self.compression = compression_of(filters)
         self._dataset = dataset
         self._filters = filters
@@ -75,16 +75,21 @@ class Lane:
         """Read compressed chunks, decoding several at a time."""
 
         def unpack(place: tuple[int, int]) -> None:
-            row, first = place
-            start, stop = max(first, columns.start), min(first + self.width, columns.stop)
-            chunk = np.empty(self.width, out.dtype)
-            _, stored = self._dataset.read_direct_chunk((row, first))
+            top, left = place
+            first, last = max(top, rows.start), min(top + self.height, rows.stop)
+            start, stop = max(left, columns.start), min(left + self.width, columns.stop)
+            chunk = np.empty(self.height * self.width, out.dtype)
+            _, stored = self._dataset.read_direct_chunk((top, left))
             decode_chunk(stored, self._filters, chunk)
-            target = out[row - rows.start, start - columns.start : stop - columns.start]
-            target[...] = chunk[start - first : stop - first]
+            tile = chunk.reshape(self.height, self.width)[first - top : last - top]
+            target = out[first - rows.start : last - rows.start]
+            target[:, start - columns.start : stop - columns.start] = tile[
+                :, start - left : stop - left
+            ]
 
-        firsts = range(columns.start // self.width * self.width, columns.stop, self.width)
-        places = [(row, first) for row in range(rows.start, rows.stop) for first in firsts]
+        lefts = range(columns.start // self.width * self.width, columns.stop, self.width)
+        tops = range(rows.start // self.height * self.height, rows.stop, self.height)
+        places = [(top, left) for top in tops for left in lefts]
         if len(places) == 1 or out.nbytes < _PARALLEL_BYTES:
             for place in places:
                 unpack(place)
@@ -96,15 +101,17 @@ class Lane:
     def _check_present(self, rows: slice, columns: slice) -> None:
         """HDF5 returns zeros for a chunk that is not there; look before reading."""
         across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
-        wanted = np.arange(rows.start, rows.stop)[:, None] * _MAX_CHUNKS_A_ROW + across
+        down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
+        wanted = down[:, None] * _MAX_CHUNKS_A_ROW + across
         if self._present is None:
             self._present = self._stored_chunks()
         # One beyond all chunks, so that there is always a place to look at.
         known = np.append(self._present, np.iinfo(np.int64).max)
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
         if not found.all():
-            row = rows.start + int(np.argmin(found))
-            if self._skipping.intersection(wanted[row - rows.start].tolist()):
+            place = int(np.argmin(found))
+            row = max(rows.start, int(down[place]) * self.height)
+            if self._skipping.intersection(wanted[place].tolist()):
                 raise self._damaged(f"a chunk of row {row} skips a filter", "H5-011")
             raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")
 
@@ -115,7 +122,7 @@ class Lane:
         def note(chunk: h5d.StoreInfo) -> None:
             row, column = chunk.chunk_offset
             if row < 2**38:
-                number = row * _MAX_CHUNKS_A_ROW + column // self.width
+                number = row // self.height * _MAX_CHUNKS_A_ROW + column // self.width
                 numbers.append(number) if chunk.filter_mask == 0 else self._skipping.add(number)
 
         self._skipping.clear()

@@ -25,8 +25,14 @@ from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_lanes import Lane, in_memory, select
 from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
-from trajfile.containers.identity import Attributes, check_identity
-from trajfile.containers.store import MAX_CHUNK_COLUMNS, SCALAR_VALUE, ArraySpec, believable_bytes
+from trajfile.containers.identity import Attributes, check_identity, is_archive
+from trajfile.containers.store import (
+    MAX_CHUNK_COLUMNS,
+    SCALAR_VALUE,
+    ArraySpec,
+    believable_bytes,
+    chunk_width,
+)
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, ResourceError, Unsafe
@@ -57,6 +63,7 @@ class Hdf5Store:
     ):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
+        self._archive = is_archive(identity)
         self._file = file
         self._path = path
         self._lock = lock
@@ -161,12 +168,14 @@ class Hdf5Store:
                     dataset.write(memory, space, values, dataset.get_type())
 
     def chunk_columns(self, key: str) -> int:
-        """Columns of a chunk of a lane."""
+        """Columns of a chunk of a lane; of an archive those that a chunk of a row would have."""
+        if self._archive:  # so that it is read in the same blocks, and sums come out the same
+            return chunk_width(self.columns(key))
         return self._readers[key].width
 
-    def unit_columns(self, key: str) -> int:
-        """Columns that are written at once: a chunk."""
-        return self.chunk_columns(key)
+    def unit(self, key: str) -> tuple[int, int]:
+        """Rows and columns that are written at once: a chunk."""
+        return self._readers[key].height, self._readers[key].width
 
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on."""
@@ -271,7 +280,7 @@ class Hdf5Store:
             if filters:
                 raise self._wrong(spec.key, "is filtered, yet rewritten in place", "H5-008")
             return
-        if rows != 1 or width > MAX_CHUNK_COLUMNS:
+        if rows * width > MAX_CHUNK_COLUMNS or (rows != 1 and not self._archive):
             raise self._wrong(spec.key, f"has chunks of {rows} x {width}", "H5-010")
         if read_text(dataset, "dtype") != spec.dtype:
             raise self._wrong(spec.key, f"lacks the attribute dtype={spec.dtype!r}", "DT-003")

@@ -8,23 +8,55 @@ from pathlib import Path
 from typing import NoReturn
 from uuid import uuid4
 
-from trajfile.errors import Damaged, NotATrajectory, UnsupportedVersion
-from trajfile.schema import FORMAT, FORMAT_VERSION, KNOWN_FEATURES
+from trajfile.errors import Damaged, NotATrajectory, UnsupportedVersion, UsageError
+from trajfile.schema import ARCHIVE, FORMAT, FORMAT_VERSION, KNOWN_FEATURES
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 Attributes = Mapping[str, str | tuple[int, ...] | tuple[str, ...]]
 
 
-def new_identity() -> dict[str, str | tuple[int, ...] | tuple[str, ...]]:
-    """Root attributes of a new trajectory."""
+def new_identity(
+    uuid: str | None = None, requires: tuple[str, ...] = ()
+) -> dict[str, str | tuple[int, ...] | tuple[str, ...]]:
+    """Root attributes of a new trajectory.
+
+    Args:
+        uuid: Its identity; a random one by default.
+        requires: The features without which it cannot be read.
+
+    Returns:
+        The attributes.
+    """
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "uuid": str(uuid4()),
-        "requires": (),
+        "uuid": uuid or str(uuid4()),
+        "requires": requires,
         "uses": (),
     }
+
+
+def is_archive(found: Attributes) -> bool:
+    """Whether the root attributes are those of an archive."""
+    return ARCHIVE in found.get("requires", ())
+
+
+def refuse_append(found: Attributes, path: Path) -> None:
+    """Refuse to append to an archive.
+
+    Args:
+        found: The root attributes.
+        path: The file, for messages.
+
+    Raises:
+        UsageError: If it is one.
+    """
+    if is_archive(found):
+        raise UsageError(
+            f"{path} is an archive: its chunks span several steps, so it cannot be appended to; "
+            f"make a trajectory of rows of it first, as in `trajfile convert {path} -o run.h5`"
+        )
 
 
 def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Compression = Literal["zstd", "gzip", "zlib"]
-"""``zlib`` is deflate as HDF5 wraps it, ``gzip`` as Zarr does."""
+Compression = Literal["zstd", "gzip", "zlib", "blosc"]
+"""``zlib`` is deflate as HDF5 wraps it, ``gzip`` as Zarr does; ``blosc`` shuffles before zstd."""
 
 GZIP_LEVEL = 4
 ZSTD_LEVEL = 3
+BLOSC_LEVEL = 5
+_BLOSC_ZSTD = 4  # the number of the inner compressor in the header's flags
 
 _WINDOWS = {"gzip": 31, "zlib": 15}  # zlib's codes: 32 KiB, with a gzip or its own header
 
@@ -27,6 +29,10 @@ def compress(data: NDArray[Any], compression: Compression) -> bytes:
         from numcodecs.zstd import Zstd  # put off: it costs start-up time
 
         return bytes(Zstd(level=ZSTD_LEVEL).encode(data))
+    if compression == "blosc":
+        from numcodecs.blosc import SHUFFLE, Blosc
+
+        return bytes(Blosc("zstd", BLOSC_LEVEL, SHUFFLE).encode(data))
     packer = zlib.compressobj(GZIP_LEVEL, wbits=_WINDOWS[compression])
     return packer.compress(data.tobytes()) + packer.flush()
 
@@ -49,6 +55,11 @@ def decompress(packed: NDArray[np.uint8], compression: Compression, out: NDArray
             from numcodecs.zstd import Zstd
 
             Zstd().decode(packed, out)
+        elif compression == "blosc":
+            _check_blosc(packed, out.nbytes)
+            from numcodecs.blosc import Blosc
+
+            Blosc().decode(packed, out)
         else:
             unpacker = zlib.decompressobj(wbits=_WINDOWS[compression])
             out[...] = np.frombuffer(unpacker.decompress(packed.data, out.nbytes + 1), np.uint8)
@@ -56,6 +67,16 @@ def decompress(packed: NDArray[np.uint8], compression: Compression, out: NDArray
                 raise PackingError("the stream does not end with the chunk")
     except (zlib.error, ValueError, RuntimeError) as error:
         raise PackingError(f"a chunk cannot be decompressed: {error}") from error
+
+
+def _check_blosc(packed: NDArray[np.uint8], size: int) -> None:
+    """Check a Blosc header (version 2): its sizes, and that zstd is inside."""
+    head = packed[:16].tobytes()
+    sizes = [int.from_bytes(head[start : start + 4], "little") for start in (4, 8, 12)]
+    if len(head) < 16 or head[0] != 2 or sizes[0] != size or sizes[2] != packed.nbytes:
+        raise PackingError("the Blosc header does not declare the sizes of a chunk")
+    if not 0 < sizes[1] <= max(size, 1) or (head[2] >> 5 != _BLOSC_ZSTD and not head[2] & 2):
+        raise PackingError("the Blosc header declares something else than zstd")
 
 
 def _declared_size(frame: NDArray[np.uint8]) -> int | None:

@@ -16,7 +16,7 @@ class Piece(NamedTuple):
     columns: slice
 
 
-def pieces(rows: slice, columns: slice, unit: int, item: int) -> Iterator[Piece]:
+def pieces(rows: slice, columns: slice, unit: int, item: int, height: int = 1) -> Iterator[Piece]:
     """Pieces that follow one another as the elements do in memory, in row-major order.
 
     Args:
@@ -24,20 +24,22 @@ def pieces(rows: slice, columns: slice, unit: int, item: int) -> Iterator[Piece]
         columns: Contiguous columns of a lane.
         unit: Width of a chunk of the lane; long rows are cut between chunks.
         item: Bytes of an element.
+        height: Rows that are not to be parted, from the first row on; with more than one the
+            order is row-major only between such bands.
 
     Yields:
-        Several whole rows each, or parts of one row if it is large.
+        Several whole rows each, or parts of one row (one band) if it is large.
     """
     width = columns.stop - columns.start
-    height = max(1, PIECE_BYTES // max(1, width * item))
-    if height > 1 or width * item <= PIECE_BYTES:
-        for row in range(rows.start, rows.stop, height):
-            yield Piece(slice(row, min(row + height, rows.stop)), columns)
+    bands = PIECE_BYTES // max(1, width * item * height)
+    if bands:
+        for row in range(rows.start, rows.stop, bands * height):
+            yield Piece(slice(row, min(row + bands * height, rows.stop)), columns)
         return
-    across = max(1, PIECE_BYTES // (item * unit)) * unit
-    for row in range(rows.start, rows.stop):
+    across = max(1, PIECE_BYTES // (item * unit * height)) * unit
+    for row in range(rows.start, rows.stop, height):
         start = columns.start
         while start < columns.stop:
             stop = min((start // across + 1) * across, columns.stop)
-            yield Piece(slice(row, row + 1), slice(start, stop))
+            yield Piece(slice(row, min(row + height, rows.stop)), slice(start, stop))
             start = stop

@@ -1,4 +1,4 @@
-"""One shard of a Zarr lane: the chunks of one row, each with a CRC-32C, and an index at the end.
+"""One shard of a Zarr lane: chunks side by side, each with a CRC-32C, and an index at the end.
 
 The layout is that of Zarr's ``sharding_indexed`` codec, so any Zarr v3 library reads it. Doing it
 here makes a step one sequential write, reads chunks straight to where they are wanted, tells a
@@ -41,12 +41,14 @@ class ShardLayout:
         columns: Columns of a shard; a multiple of `width`.
         item: Bytes of an element.
         compression: How a chunk is compressed before its checksum.
+        height: Rows of a chunk and of a shard; 1 but in an archive.
     """
 
     width: int
     columns: int
     item: int
-    compression: Literal["zstd", "gzip"] | None
+    compression: Literal["zstd", "gzip", "blosc"] | None
+    height: int = 1
 
     @property
     def chunks(self) -> int:
@@ -54,11 +56,11 @@ class ShardLayout:
         return self.columns // self.width
 
 
-def encode_shard(row: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
-    """Cut the part of a row that falls into one shard into chunks, and index them.
+def encode_shard(rows: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
+    """Cut the part of the rows that falls into one shard into chunks, and index them.
 
     Args:
-        row: Unsigned integers, shape (columns present in the shard,).
+        rows: Unsigned integers, shape (rows, columns present in the shard).
         layout: How to cut.
 
     Yields:
@@ -66,10 +68,12 @@ def encode_shard(row: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
     """
     index = np.full((layout.chunks, 2), _ABSENT, "<u8")
     offset = 0
-    for number, start in enumerate(range(0, len(row), layout.width)):
-        chunk = row[start : start + layout.width]
-        if len(chunk) < layout.width:
-            chunk = np.concatenate([chunk, np.zeros(layout.width - len(chunk), row.dtype)])
+    for number, start in enumerate(range(0, rows.shape[1], layout.width)):
+        chunk = np.ascontiguousarray(rows[:, start : start + layout.width])
+        if chunk.shape != (layout.height, layout.width):
+            whole = np.zeros((layout.height, layout.width), rows.dtype)
+            whole[: chunk.shape[0], : chunk.shape[1]] = chunk
+            chunk = whole
         payload = chunk if layout.compression is None else compress(chunk, layout.compression)
         yield payload
         yield crc32c(payload).to_bytes(_CRC_BYTES, "little")
@@ -80,34 +84,35 @@ def encode_shard(row: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
     yield crc32c(index).to_bytes(_CRC_BYTES, "little")
 
 
-def decode_shard(file: FileIO, layout: ShardLayout, start: int, out: Bits) -> None:
-    """Read columns ``start`` onwards of a shard into ``out``; every byte used is verified.
+def decode_shard(file: FileIO, layout: ShardLayout, top: int, left: int, out: Bits) -> None:
+    """Read a block of a shard into ``out``; every byte used is verified.
 
     Args:
         file: The shard's file, unbuffered.
         layout: How it is cut.
-        start: First column, counted from the shard's first.
-        out: Unsigned integers, shape (columns,), contiguous.
+        top: First row, counted from the shard's first.
+        left: First column, counted from the shard's first.
+        out: Unsigned integers, shape (rows, columns); rows contiguous.
 
     Raises:
         ShardError: If a chunk is missing, or bytes are not what they should be.
     """
     index, end = _read_index(file, layout)
-    stop = start + len(out)
-    for number in range(start // layout.width, -(-stop // layout.width)):
+    rows, stop = len(out), left + out.shape[1]
+    for number in range(left // layout.width, -(-stop // layout.width)):
         first = number * layout.width
-        here = slice(max(first, start), min(first + layout.width, stop))
-        target = out[here.start - start : here.stop - start]
-        whole = len(target) == layout.width
-        chunk = target if whole else np.empty(layout.width, out.dtype)
+        here = slice(max(first, left), min(first + layout.width, stop))
+        target = out[:, here.start - left : here.stop - left]
+        direct = target.shape == (layout.height, layout.width) and target.flags.c_contiguous
+        chunk = target if direct else np.empty((layout.height, layout.width), out.dtype)
         offset, size = (int(value) for value in index[number])
         if offset == size == _ABSENT:
             raise ShardError(f"chunk {number} of a committed row is missing", missing=True)
         if size < _CRC_BYTES or offset + size > end:
             raise ShardError(f"the index places chunk {number} outside of the shard")
-        _read_chunk(file, offset, size - _CRC_BYTES, layout, chunk)
-        if not whole:
-            target[...] = chunk[here.start - first : here.stop - first]
+        _read_chunk(file, offset, size - _CRC_BYTES, layout, chunk.reshape(-1))
+        if not direct:
+            target[...] = chunk[top : top + rows, here.start - first : here.stop - first]
 
 
 def _read_index(file: FileIO, layout: ShardLayout) -> tuple[NDArray[np.uint64], int]:

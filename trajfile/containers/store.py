@@ -21,6 +21,8 @@ from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 #: A chunk of a lane holds at most this many elements of one row.
 MAX_CHUNK_COLUMNS = 262144
 
+_TILE_ROWS, _MAX_TILE_ROWS, _TILE_COLUMNS = 16, 1024, 16384
+
 #: More bytes than this in /manifest are refused.
 MAX_MANIFEST_BYTES = 2**30
 
@@ -84,16 +86,31 @@ def chunk_width(columns: int) -> int:
     return max(1, -(-columns // parts))
 
 
+def tile_shape(columns: int) -> tuple[int, int]:
+    """Rows and columns of a chunk of an archive: many rows, for they are alike.
+
+    Args:
+        columns: Columns of the lane.
+
+    Returns:
+        16 rows of up to 16384 columns, in equal parts; more rows of fewer columns, up to 1024.
+    """
+    parts = max(1, -(-columns // _TILE_COLUMNS))
+    width = max(1, -(-columns // parts))
+    return max(_TILE_ROWS, min(_MAX_TILE_ROWS, MAX_CHUNK_COLUMNS // width)), width
+
+
 def commit_columns(streams: int) -> int:
     """Width of the commit record of a trajectory with that many streams."""
     return 8 + 2 * streams
 
 
-def layout(manifest: Manifest) -> list[ArraySpec]:
+def layout(manifest: Manifest, *, archive: bool = False) -> list[ArraySpec]:
     """Every array of a trajectory, as created from the first revision of its manifest.
 
     Args:
         manifest: Any revision; only the numbers of columns differ between them.
+        archive: Whether chunks are to span several rows.
 
     Returns:
         The arrays, in the order of creation.
@@ -108,16 +125,16 @@ def layout(manifest: Manifest) -> list[ArraySpec]:
         ArraySpec(SCALAR_VALUE, "float64", scalars, (128, max(scalars, 8)), fill=ABSENT_BITS),
     ]
     for stream in manifest.streams:
-        specs += _stream_layout(stream)
+        specs += _stream_layout(stream, archive)
     return specs
 
 
-def _stream_layout(stream: StreamSpec) -> list[ArraySpec]:
+def _stream_layout(stream: StreamSpec, archive: bool) -> list[ArraySpec]:
     specs = [ArraySpec(stream_key(stream.name, "step"), "int64", None, (512,))]
     if stream.sampled:
         specs.append(ArraySpec(stream_key(stream.name, "sample"), "int32", None, (512,)))
     for lane, columns in stream.lanes.items():
-        chunk = (1, chunk_width(columns))
+        chunk = tile_shape(columns) if archive else (1, chunk_width(columns))
         specs.append(ArraySpec(stream_key(stream.name, lane), lane, columns, chunk, lane=True))
     return specs
 
@@ -161,13 +178,12 @@ class ArrayStore(Protocol):
     def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
         """Write rows of a lane from row ``start`` on.
 
-        They begin at ``column``, a multiple of `unit_columns`, and end there too or where the
-        columns do that exist in these rows.
+        They begin at multiples of `unit`, and end there too or where what exists does.
         """
         ...
 
-    def unit_columns(self, key: str) -> int:
-        """Columns of a lane that are written at once."""
+    def unit(self, key: str) -> tuple[int, int]:
+        """Rows and columns of a lane that are written at once."""
         ...
 
     def chunk_columns(self, key: str) -> int:

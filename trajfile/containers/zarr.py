@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from trajfile.containers.full_disk import full_disk_as_resource_error
-from trajfile.containers.identity import Attributes, new_identity
+from trajfile.containers.identity import Attributes, is_archive, new_identity, refuse_append
 from trajfile.containers.journal import Journal
 from trajfile.containers.regular import read_document
 from trajfile.containers.state import identity_of
@@ -56,7 +56,7 @@ def create_store(
     with full_disk_as_resource_error(path):
         path.mkdir()
     store = ZarrStore(path, identity, writable=True, power=power)
-    for spec in layout(manifest):
+    for spec in layout(manifest, archive=is_archive(identity)):
         store.create(spec, compression)
     store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
     store.flush([MANIFEST])
@@ -80,7 +80,10 @@ def reopen_store(path: Path) -> ZarrStore:
 def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:
     """Open a Zarr trajectory; see `trajfile.containers.open_container`."""
     power = durability == "power"
-    store = ZarrStore(path, read_identity(path), writable=writable, power=power)
+    identity = read_identity(path)
+    if writable:
+        refuse_append(identity, path)
+    store = ZarrStore(path, identity, writable=writable, power=power)
     try:
         return Journal(store, writable=writable, power=power)
     except BaseException:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from trajfile.containers.identity import Attributes
+from trajfile.containers.packing import BLOSC_LEVEL
 from trajfile.containers.shards import ShardLayout
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
 from trajfile.dtypes import EXTENDED, ITEM_SIZES
@@ -21,6 +22,11 @@ _MAX_TABLE_CHUNK = 2**24
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
 _KNOWN_CODECS = {"sharding_indexed", "bytes", "gzip", "zstd", "crc32c"}
+_PACKERS: dict[str, Literal["zstd", "gzip", "blosc"]] = {
+    "zstd": "zstd",
+    "gzip": "gzip",
+    "blosc": "blosc",
+}
 _COMPRESSORS: dict[str | None, list[dict[str, Any]]] = {
     None: [],
     "gzip": [{"name": "gzip", "configuration": {"level": 4}}],
@@ -80,13 +86,18 @@ def group_document(attributes: Attributes | None = None) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}
 
 
-def array_document(spec: ArraySpec, compression: str | None) -> dict[str, Any]:
+def array_document(
+    spec: ArraySpec, compression: str | None, *, archive: bool = False
+) -> dict[str, Any]:
     """``zarr.json`` of a new, empty array."""
     codecs: list[dict[str, Any]] = [_BYTES]
     chunk = spec.chunk
     if spec.lane:
-        inner = [_BYTES, *_COMPRESSORS[compression], _CRC]
-        chunk = (1, _shard_columns(spec))
+        compressors = _COMPRESSORS[compression]
+        if archive and compression == "zstd":
+            compressors = [_shuffled(ITEM_SIZES[spec.dtype])]
+        inner = [_BYTES, *compressors, _CRC]
+        chunk = (spec.chunk[0], _shard_columns(spec))
         configuration = {
             "chunk_shape": spec.chunk,
             "codecs": inner,
@@ -107,6 +118,12 @@ def array_document(spec: ArraySpec, compression: str | None) -> dict[str, Any]:
     }
 
 
+def _shuffled(item: int) -> dict[str, Any]:
+    """Zstd over the bytes of elements taken apart: what Zarr has for it is Blosc."""
+    settings = {"cname": "zstd", "clevel": BLOSC_LEVEL, "shuffle": "shuffle"}
+    return {"name": "blosc", "configuration": {**settings, "typesize": item, "blocksize": 0}}
+
+
 def zarr_type(dtype: str) -> str:
     """Zarr's name of the type that holds a dtype; bits of those that Zarr does not know."""
     return f"uint{8 * ITEM_SIZES[dtype]}" if dtype in EXTENDED else dtype
@@ -120,12 +137,15 @@ class LayoutError(ValueError):
         self.rule = rule
 
 
-def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
+def check_array(
+    document: ArrayDocument, spec: ArraySpec, *, archive: bool = False
+) -> ShardLayout | None:
     """Check an array's document against the layout.
 
     Args:
         document: As found.
         spec: As it must be; more columns are allowed, and other chunk sizes within the limits.
+        archive: Whether chunks may span several rows.
 
     Returns:
         How its shards are cut, if it is a lane.
@@ -154,7 +174,7 @@ def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
     if not _same_fill(document.fill_value, _fill_value(spec)):
         raise LayoutError(f"has the fill value {str(document.fill_value)[:40]!r}", "ZR-012")
     if spec.lane:
-        return _shard_layout(document, spec)
+        return _shard_layout(document, spec, archive)
     _check_codecs(document.codecs, ["bytes"], "ZR-010")
     if math.prod(chunk) > _MAX_TABLE_CHUNK:
         what = f"has chunks {list(chunk)}, above the limit of 2^24 elements"
@@ -162,7 +182,7 @@ def check_array(document: ArrayDocument, spec: ArraySpec) -> ShardLayout | None:
     return None
 
 
-def _shard_layout(document: ArrayDocument, spec: ArraySpec) -> ShardLayout:
+def _shard_layout(document: ArrayDocument, spec: ArraySpec, archive: bool) -> ShardLayout:
     _check_codecs(document.codecs, ["sharding_indexed"], "ZR-008")
     try:
         settings = msgspec.convert(document.codecs[0].configuration, _Sharding)
@@ -171,13 +191,15 @@ def _shard_layout(document: ArrayDocument, spec: ArraySpec) -> ShardLayout:
     names = [codec.name for codec in settings.codecs]
     compression = names[1] if len(names) == 3 else None
     packers = [compression] if compression in {"zstd", "gzip"} else []
+    if archive and compression == "blosc":
+        packers = [compression]
     _check_codecs(settings.codecs, ["bytes", *packers, "crc32c"], "ZR-008")
     _check_codecs(settings.index_codecs, ["bytes", "crc32c"], "ZR-008")
     if settings.index_location != "end":
         raise LayoutError("has its shard index elsewhere than at the end", "ZR-008")
     inner, outer = list(settings.chunk_shape), list(document.chunk_shape)
-    whole = len(inner) == 2 and inner[0] == outer[0] == 1 and outer[1] % inner[1] == 0
-    if not whole or inner[1] > MAX_CHUNK_COLUMNS:
+    whole = len(inner) == 2 and inner[0] == outer[0] and outer[1] % inner[1] == 0
+    if not whole or (inner[0] > 1 and not archive) or math.prod(inner) > MAX_CHUNK_COLUMNS:
         raise LayoutError(f"has chunks {inner} in shards {outer}", "ZR-009")
     if outer[1] > max(inner[1], 2**26):
         raise LayoutError(f"has shards {outer}, above the limit of 2^26 columns", "ZR-009")
@@ -185,12 +207,14 @@ def _shard_layout(document: ArrayDocument, spec: ArraySpec) -> ShardLayout:
         inner[1],
         outer[1],
         ITEM_SIZES[spec.dtype],
-        "zstd" if compression == "zstd" else "gzip" if compression == "gzip" else None,
+        None if compression is None else _PACKERS[compression],
+        inner[0],
     )
 
 
 def _check_codecs(found: list[_Named], names: list[str], rule: str) -> None:
-    unknown = [codec.name for codec in found if codec.name not in _KNOWN_CODECS]
+    known = _KNOWN_CODECS.union(names)
+    unknown = [codec.name for codec in found if codec.name not in known]
     if unknown:
         raise LayoutError(f"passes through the codec {unknown[0][:80]!r}", "ZR-007")
     if [codec.name for codec in found] != names:
@@ -217,7 +241,8 @@ def _same_fill(found: object, due: int | str) -> bool:
 def _shard_columns(spec: ArraySpec) -> int:
     width = spec.chunk[1]
     chunks = max(1, -(-(spec.columns or 0) // width))
-    return width * min(chunks, max(1, SHARD_BYTES // (width * ITEM_SIZES[spec.dtype])))
+    chunk_bytes = spec.chunk[0] * width * ITEM_SIZES[spec.dtype]
+    return width * min(chunks, max(1, SHARD_BYTES // chunk_bytes))
 
 
 def _fill_value(spec: ArraySpec) -> int | str:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
 from trajfile.containers.folder import Folder
-from trajfile.containers.identity import Attributes, check_identity
+from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.regular import open_regular, read_document, refuse_link
 from trajfile.containers.shards import ShardError, ShardLayout, decode_shard, encode_shard
-from trajfile.containers.store import SCALAR_VALUE, ArraySpec
+from trajfile.containers.store import SCALAR_VALUE, ArraySpec, chunk_width
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.containers.zarr_metadata import (
     ArrayDocument,
@@ -55,6 +55,7 @@ class ZarrStore:
     def __init__(self, path: Path, identity: Attributes, *, writable: bool, power: bool):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
+        self._archive = is_archive(identity)
         self._root = path
         self._folder = Folder(path, power=power)
         self._lock = WriterLock(path) if writable else None
@@ -76,7 +77,7 @@ class ZarrStore:
             if not (folder / DOCUMENT).exists():
                 self._folder.put(folder / DOCUMENT, [msgspec.json.encode(group_document())])
         self._folder.make(self._root / spec.key)
-        document = array_document(spec, compression)
+        document = array_document(spec, compression, archive=self._archive)
         self._documents[spec.key] = document
         self._parsed[spec.key] = msgspec.convert(document, ArrayDocument)
         self._reshape(spec.key, document["shape"])
@@ -87,7 +88,7 @@ class ZarrStore:
         for spec in specs:
             document = self._document(spec.key)
             try:
-                lane = check_array(document, spec)
+                lane = check_array(document, spec, archive=self._archive)
             except LayoutError as error:
                 wrong = self._unsafe if error.rule == "ZR-007" else self._damaged
                 raise wrong(spec.key, f"the array {error}", error.rule) from error
@@ -123,46 +124,52 @@ class ZarrStore:
             return
         lane, bits = self._lanes[key], bits_of(out)
 
-        def read_row(row: int) -> None:
-            target = bits[row - rows.start]
+        def read_band(band: int) -> None:
+            top = band * lane.height
+            first, last = max(top, rows.start), min(top + lane.height, rows.stop)
+            target = bits[first - rows.start : last - rows.start]
             for shard in range(columns.start // lane.columns, -(-columns.stop // lane.columns)):
-                first = shard * lane.columns
-                start, stop = max(first, columns.start), min(first + lane.columns, columns.stop)
-                part = target[start - columns.start : stop - columns.start]
-                self._read_shard(key, row, shard, start - first, part)
+                left = shard * lane.columns
+                start, stop = max(left, columns.start), min(left + lane.columns, columns.stop)
+                part = target[:, start - columns.start : stop - columns.start]
+                self._read_shard(key, band, shard, (first - top, start - left), part)
 
-        if out.nbytes < _PARALLEL_BYTES or len(out) == 1:
-            for row in range(rows.start, rows.stop):
-                read_row(row)
+        bands = range(rows.start // lane.height, -(-rows.stop // lane.height))
+        if out.nbytes < _PARALLEL_BYTES or len(bands) == 1:
+            for band in bands:
+                read_band(band)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="trajfile-zarr")
-        for _ in self._pool.map(read_row, range(rows.start, rows.stop)):
+        for _ in self._pool.map(read_band, bands):
             pass
 
     def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
         """Write rows of a lane from row ``start`` on, and from a column on where a shard begins."""
-        lane = self._lanes[key]
-        left = column // lane.columns
-        for row, bits in enumerate(bits_of(values), start):
-            for shard, first in enumerate(range(0, len(bits), lane.columns), left):
-                part = bits[first : first + lane.columns]
-                self._folder.put(self._shard(key, row, shard), encode_shard(part, lane))
+        lane, bits = self._lanes[key], bits_of(values)
+        for first in range(0, len(bits), lane.height):
+            band = (start + first) // lane.height
+            for left in range(0, bits.shape[1], lane.columns):
+                part = bits[first : first + lane.height, left : left + lane.columns]
+                place = self._shard(key, band, (column + left) // lane.columns)
+                self._folder.put(place, encode_shard(part, lane))
         self._rows[key] = start + len(values)
 
     def chunk_columns(self, key: str) -> int:
-        """Columns of a chunk of a lane."""
+        """Columns of a chunk of a lane; of an archive those that a chunk of a row would have."""
+        if self._archive:  # so that it is read in the same blocks, and sums come out the same
+            return chunk_width(self.columns(key))
         return self._lanes[key].width
 
-    def unit_columns(self, key: str) -> int:
-        """Columns that are written at once: a shard."""
-        return self._lanes[key].columns
+    def unit(self, key: str) -> tuple[int, int]:
+        """Rows and columns that are written at once: a shard."""
+        return self._lanes[key].height, self._lanes[key].columns
 
     def truncate(self, key: str, rows: int) -> None:
         """Forget rows from ``rows`` on, and what a kill left half-written."""
         self._rows[key] = rows
         if key in self._lanes:
-            self._folder.drop_chunks(self._root / key, rows)
+            self._folder.drop_chunks(self._root / key, -(-rows // self._lanes[key].height))
         else:
             self._table(key).truncate(self._folder, rows)
 
@@ -257,17 +264,20 @@ class ZarrStore:
             )
         return self._tables[key]
 
-    def _shard(self, key: str, row: int, shard: int) -> Path:
-        return self._root / key / f"c.{row}.{shard}"
+    def _shard(self, key: str, band: int, shard: int) -> Path:
+        return self._root / key / f"c.{band}.{shard}"
 
-    def _read_shard(self, key: str, row: int, shard: int, start: int, out: Array) -> None:
+    def _read_shard(
+        self, key: str, band: int, shard: int, corner: tuple[int, int], out: Array
+    ) -> None:
+        row = band * self._lanes[key].height + corner[0]
         try:
-            descriptor = open_regular(self._shard(key, row, shard), follow=False)
+            descriptor = open_regular(self._shard(key, band, shard), follow=False)
         except FileNotFoundError as error:
             raise self._damaged(key, f"committed row {row} is missing", "SUM-002") from error
         try:
             with io.FileIO(descriptor) as file:
-                decode_shard(file, self._lanes[key], start, out)
+                decode_shard(file, self._lanes[key], *corner, out)
         except ShardError as error:
             rule = "SUM-002" if error.missing else "SUM-003"
             raise self._damaged(key, f"in row {row}, {error}", rule) from error
