@@ -91,7 +91,10 @@ def _are_checkpoints(container: Container) -> bool:
 def _container(container: Container) -> str:
     if _are_checkpoints(container):
         return f"{container.kind}, read in place, without checksums"
-    return f"{container.kind}, format {'.'.join(map(str, container.format_version))}"
+    version = ".".join(map(str, container.format_version))
+    layout = ", archive (complete: nothing can be appended)"
+    archive = getattr(container, "archive", False)  # which only what lies on a disk has
+    return f"{container.kind}, format {version}{layout if archive else ''}"
 
 
 def _left_out(metadata: Mapping[str, Any]) -> dict[str, str]:

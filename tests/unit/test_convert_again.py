@@ -100,6 +100,23 @@ def test_killed_and_run_again(
     assert {p.name for p in tmp_path.iterdir()} == {source.name, out.name, f"straight{suffix}"}
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+def test_a_killed_archive_goes_on_too(tmp_path: Path, suffix: str) -> None:
+    source, out = tmp_path / "run.zarr", tmp_path / f"out{suffix}"
+    record(source)
+    with pytest.MonkeyPatch.context() as patched:
+        kill_at(patched, Bulk, "copy", 3)
+        dying(lambda: trajfile.convert(source, out, layout="archive"))
+    assert not out.exists()
+    done = trajfile.convert(source, out, layout="archive")
+    assert 0 < done.resumed_bytes < done.raw_bytes
+    made, copy = open_container(source), open_container(out)
+    assert digest(copy) == digest(made) == done.digest
+    assert getattr(copy, "archive", False)
+    made.close()
+    copy.close()
+
+
 def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
     record(tmp_path / "run.h5")
 

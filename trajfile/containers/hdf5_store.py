@@ -63,7 +63,7 @@ class Hdf5Store:
     ):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
-        self._archive = is_archive(identity)
+        self.archive = is_archive(identity)
         self._file = file
         self._path = path
         self._lock = lock
@@ -169,7 +169,7 @@ class Hdf5Store:
 
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane; of an archive those that a chunk of a row would have."""
-        if self._archive:  # so that it is read in the same blocks, and sums come out the same
+        if self.archive:  # so that it is read in the same blocks, and sums come out the same
             return chunk_width(self.columns(key))
         return self._readers[key].width
 
@@ -280,7 +280,7 @@ class Hdf5Store:
             if filters:
                 raise self._wrong(spec.key, "is filtered, yet rewritten in place", "H5-008")
             return
-        if rows * width > MAX_CHUNK_COLUMNS or (rows != 1 and not self._archive):
+        if rows * width > MAX_CHUNK_COLUMNS or (rows != 1 and not self.archive):
             raise self._wrong(spec.key, f"has chunks of {rows} x {width}", "H5-010")
         if read_text(dataset, "dtype") != spec.dtype:
             raise self._wrong(spec.key, f"lacks the attribute dtype={spec.dtype!r}", "DT-003")

@@ -48,6 +48,7 @@ class Journal:
         self.path = store.path
         self.uuid = store.uuid
         self.format_version = store.format_version
+        self.archive = store.archive
         self._store = store
         self._power = power
         self._open_for_append = writable

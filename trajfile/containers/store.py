@@ -150,6 +150,8 @@ class ArrayStore(Protocol):
     path: str
     uuid: str
     format_version: tuple[int, int]
+    archive: bool
+    """Whether chunks of lanes span several rows, so that nothing can be appended."""
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""

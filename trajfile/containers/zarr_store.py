@@ -55,7 +55,7 @@ class ZarrStore:
     def __init__(self, path: Path, identity: Attributes, *, writable: bool, power: bool):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
-        self._archive = is_archive(identity)
+        self.archive = is_archive(identity)
         self._root = path
         self._folder = Folder(path, power=power)
         self._lock = WriterLock(path) if writable else None
@@ -77,7 +77,7 @@ class ZarrStore:
             if not (folder / DOCUMENT).exists():
                 self._folder.put(folder / DOCUMENT, [msgspec.json.encode(group_document())])
         self._folder.make(self._root / spec.key)
-        document = array_document(spec, compression, archive=self._archive)
+        document = array_document(spec, compression, archive=self.archive)
         self._documents[spec.key] = document
         self._parsed[spec.key] = msgspec.convert(document, ArrayDocument)
         self._reshape(spec.key, document["shape"])
@@ -88,7 +88,7 @@ class ZarrStore:
         for spec in specs:
             document = self._document(spec.key)
             try:
-                lane = check_array(document, spec, archive=self._archive)
+                lane = check_array(document, spec, archive=self.archive)
             except LayoutError as error:
                 wrong = self._unsafe if error.rule == "ZR-007" else self._damaged
                 raise wrong(spec.key, f"the array {error}", error.rule) from error
@@ -157,7 +157,7 @@ class ZarrStore:
 
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane; of an archive those that a chunk of a row would have."""
-        if self._archive:  # so that it is read in the same blocks, and sums come out the same
+        if self.archive:  # so that it is read in the same blocks, and sums come out the same
             return chunk_width(self.columns(key))
         return self._lanes[key].width
 
