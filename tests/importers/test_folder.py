@@ -78,6 +78,21 @@ def test_best_and_last_beside_numbered_ones(tmp_path):
     assert "not read (unfinished): step_3.pt.tmp" in remarks
 
 
+def test_optimizers_saved_beside_their_models_are_left_out(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    for step in (1, 2):
+        save(tmp_path / f"model_{step}.pt", float(step))
+        torch.save(optimizer.state_dict(), tmp_path / f"optim_{step}.pt")
+    traj = trajfile.open(tmp_path)
+    assert traj["params"]["w"][:, 0].tolist() == [1, 2]
+    assert traj.manifest.metadata["files_left_out"] == {
+        "without parameters": ["optim_1.pt", "optim_2.pt"]
+    }
+
+
 def test_epochs_stand_for_steps_where_nothing_else_is_known(tmp_path):
     save(tmp_path / "epoch_1.pt")
     save(tmp_path / "epoch_2.pt")

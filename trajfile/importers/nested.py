@@ -63,6 +63,9 @@ def search(value: Any, path: Path) -> Found:
     """
     found = Found()
     walk = _Walk(path, found)
+    if is_optimizer(value):  # an optimizer saved by itself, beside the model's own file
+        found.optimizers.append(value)
+        return found
     if isinstance(value, Tensor):
         value = {"tensor": value}
     if isinstance(value, dict):
