@@ -99,6 +99,13 @@ SkipDamaged = Annotated[
         "--skip-damaged", help="Leave out rows whose checksums fail, and say which; reads twice."
     ),
 ]
+Untrusted = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted",
+        help="Read the file, a stranger's, in a process apart with limits on memory and time.",
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", help="List every tensor and scalar.")]
 Tensors = Annotated[
     list[str],

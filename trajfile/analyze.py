@@ -25,9 +25,10 @@ from trajfile.engine.needs import Replay
 from trajfile.engine.plan import Plan, make_plan
 from trajfile.engine.profiles import profile_for
 from trajfile.engine.shape import Layout
-from trajfile.errors import MissingStream, UsageError
+from trajfile.errors import MissingStream, NotATrajectory, UsageError
 from trajfile.metrics.base import Metric, Skipped, collect
 from trajfile.metrics.optimizers import optimizer_note
+from trajfile.paths import local_path
 from trajfile.reader import Trajectory, opened
 from trajfile.report import (
     SEVERITIES,
@@ -40,6 +41,7 @@ from trajfile.report import (
 )
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
 from trajfile.skipping import leave_out, located, look
+from trajfile.untrusted import Limits, answered, ask, limits
 from trajfile.verdict import compose
 
 Progress = Callable[[int, int], None]
@@ -60,6 +62,7 @@ def analyze(
     window: int | None = None,
     *,
     skip_damaged: bool = False,
+    untrusted: bool | Limits = False,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -80,6 +83,8 @@ def analyze(
         window: How many snapshots to keep before that step and after it; 20 by default.
         skip_damaged: Whether to read the file once beforehand to find rows that are damaged, and
             to do without them. What was left out is a finding ``damage.<stream>``.
+        untrusted: Whether to read the file in a process apart, with limits on its memory and
+            time; `source` must then be a path. There is no progress to call.
 
     Returns:
         The report.
@@ -95,6 +100,19 @@ def analyze(
     chosen, movers = choose(metrics, options or {})
     budget = parse_bytes(memory)
     profile_for(device)  # a misspelt device is told before anything is opened
+    if untrusted:
+        return _apart(
+            *(source, limits(untrusted), budget, replay),
+            metrics=None if metrics is None else [metric.id for metric in chosen],
+            params=[params] if isinstance(params, str) else params,
+            steps=steps if not isinstance(steps, slice) else _text_of(steps),
+            device=device,
+            memory=budget,
+            options=options,
+            around=around,
+            window=window,
+            skip_damaged=skip_damaged,
+        )
     with opened(source) as trajectory, ExitStack() as kept:
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
@@ -194,6 +212,29 @@ def plan(
         layout = layout_of(trajectory, header)
         wanted = collect([*needs.values(), moving])
         return make_plan(header, wanted, layout, profile, budget, reasons)
+
+
+def _apart(
+    source: str | os.PathLike[str] | Trajectory,
+    within: Limits,
+    budget: int,
+    replay: object,
+    **selection: Any,
+) -> Report:
+    """`analyze` in a process apart; what it answers is checked as a stranger's."""
+    if isinstance(source, Trajectory):
+        raise UsageError("an untrusted run is opened in a process apart: pass its path")
+    if replay is not None:
+        raise UsageError("replay runs your own code beside the file, which untrusted rules out")
+    path = local_path(source)
+    if not path.exists():
+        raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
+    answer = ask("analyze", path, within, budget, **selection)
+    return answered(lambda: Report.from_dict(answer.report or {}), path)
+
+
+def _text_of(steps: slice) -> str:
+    return ":".join("" if n is None else str(n) for n in (steps.start, steps.stop, steps.step))
 
 
 def _declare(

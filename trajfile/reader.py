@@ -20,6 +20,7 @@ from trajfile.lazy import StreamView
 from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
 from trajfile.selection import StepSlice, select_tensors
+from trajfile.untrusted import Limits, ask, limits, outlined
 
 if TYPE_CHECKING:
     import xarray
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 ScalarSeries = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
-def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
+def open_trajectory(
+    path: str | os.PathLike[str], *, untrusted: bool | Limits = False
+) -> Trajectory:
     """Open a recorded trajectory, also while another process appends to it, or checkpoints.
 
     Args:
         path: An HDF5 file, a Zarr folder, or a folder of checkpoints (spec/checkpoints.md).
+        untrusted: Whether to read it in a process apart, with limits on its memory and time.
+            Everything is there then but the tensors.
 
     Returns:
         What had been committed by now.
@@ -43,7 +48,11 @@ def open_trajectory(path: str | os.PathLike[str]) -> Trajectory:
         Damaged: If its bytes contradict its checksums.
         Unsafe: If it holds a construct that must not be followed.
     """
-    return Trajectory(open_source(local_path(path)))
+    path = local_path(path)
+    if untrusted and path.exists():
+        outline = ask("open", path, limits(untrusted)).outline
+        return Trajectory(outlined(outline, path))
+    return Trajectory(open_source(path))
 
 
 @contextmanager

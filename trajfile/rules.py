@@ -50,6 +50,7 @@ _ERRORS = {
     "CORE-013": "The manifest is JSON Lines of the manifest's shape (manifest.schema.json).",
     "CORE-014": "What is stated of the optimizer has the stated types.",
     "CORE-015": "What is stated of the gradients has the stated types and words.",
+    "CORE-016": "Reading it apart ends within limits of memory and time (untrusted reading only).",
     "STR-001": "Stream names are those of the format, each once.",
     "STR-002": "Scalar names are unique.",
     "STR-003": "Names are printable text of 1 to 1024 characters.",
@@ -160,6 +161,11 @@ _ALL = RULES | CHECKPOINT_RULES
 def finding(rule: str, location: str, message: str, **evidence: Value) -> Finding:
     """A finding of a rule at a place, as severe as the rule."""
     return Finding(rule, _ALL[rule].severity, message, {"location": location, **evidence})
+
+
+def severity_of(rule: str) -> Severity | None:
+    """How bad it is to break a rule; None if there is no such rule."""
+    return _ALL[rule].severity if rule in _ALL else None
 
 
 def rank(found: Finding) -> int:

@@ -26,9 +26,12 @@ from trajfile.schema import (
     revision_problem,
 )
 from trajfile.statements import check_statements
+from trajfile.untrusted import Limits, ask, limits
 
 
-def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Finding]:
+def validate(
+    path: str | os.PathLike[str], *, deep: bool = False, untrusted: bool | Limits = False
+) -> list[Finding]:
     """Check a trajectory against the rules of the format.
 
     A folder of checkpoints is checked for what it can be: that all of them are whole, of one kind
@@ -39,6 +42,7 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Findin
         deep: Whether to read every committed row too, verifying its checksums and looking for
             values that are not finite. Otherwise only manifest, commits, keys and scalars are
             read.
+        untrusted: Whether to read it in a process apart, with limits on its memory and time.
 
     Returns:
         One finding for each rule broken at each place, in the order of the rules of `RULES`.
@@ -48,10 +52,13 @@ def validate(path: str | os.PathLike[str], *, deep: bool = False) -> list[Findin
     Raises:
         UsageError: If the path is empty, or the address of another machine.
         NotATrajectory: If there is nothing at the path.
+        Unsafe: If a process apart died over it, or exceeded its limits.
     """
     path = local_path(path)
     if not path.exists():
         raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
+    if untrusted:
+        return ask("validate", path, limits(untrusted), deep=deep).findings or []
     try:
         container = open_source(path)
     except FormatError as error:
@@ -82,7 +89,7 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
         _revisions(container),
         _scalars(container, manifest, steps),
         *(_keys(container, stream, steps) for stream in streams),
-        *(scan(container, stream) for stream in streams if deep),
+        *(_rows(container, stream) for stream in streams if deep),
         remarks(container),
     ]
     findings: list[Finding] = []
@@ -92,6 +99,15 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
         except FormatError as error:  # this part cannot be read; the others still can
             findings.append(broken(error))
     return findings
+
+
+def _rows(container: Container, stream: str) -> Iterator[Finding]:
+    """What reading all rows finds, unless keys do not bear out how many there are."""
+    try:
+        container.keys(stream)
+    except FormatError:
+        return  # `_keys` has said so
+    yield from scan(container, stream)
 
 
 def _commits(commits: NDArray[np.int64]) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from ..options import (
     Set,
     SkipDamaged,
     Steps,
+    Untrusted,
     Window,
     metric_ids,
     metric_options,
@@ -38,6 +39,7 @@ def analyze(
     option: Set = None,
     replay: Replay = None,
     skip_damaged: SkipDamaged = False,
+    untrusted: Untrusted = False,
 ) -> int:
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
@@ -61,7 +63,7 @@ def analyze(
         "skip_damaged": skip_damaged,
     }
     terminal = Terminal()
-    with open_run(run) as trajectory:
+    with open_run(run, untrusted=untrusted) as trajectory:
         if plan:
             from trajfile.analyze import plan as plan_of
 
@@ -79,7 +81,10 @@ def analyze(
         from ..render.progress import Progress
 
         with Progress() as progress:
-            report = report_on(trajectory, progress=progress, **selection)
+            if untrusted:
+                report = report_on(run, **selection, untrusted=True)
+            else:
+                report = report_on(trajectory, progress=progress, **selection)
         if json is not None:
             write_json(json, report.to_json())
         if json == "-":

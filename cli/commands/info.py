@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ..options import Everything, Run
+from ..options import Everything, Run, Untrusted
 
 
-def info(run: Run, everything: Everything = False) -> int:
+def info(run: Run, everything: Everything = False, untrusted: Untrusted = False) -> int:
     """Show what a run holds: steps, streams, tensors, dtypes, sizes."""
     import trajfile
 
     from ..render.info import screen
     from ..render.terminal import Terminal
 
-    with trajfile.open(run) as trajectory:
+    with trajfile.open(run, untrusted=untrusted) as trajectory:
         terminal = Terminal()
         terminal.show(*screen(terminal, trajectory, everything=everything))
     return 0

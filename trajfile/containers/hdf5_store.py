@@ -114,9 +114,12 @@ class Hdf5Store:
             raise self._damaged(key, f"has {shape[0]} rows where {rows} are committed", "COM-002")
         wanted = (rows, *shape[1:])
         dtype = dataset.dtype
-        # Chunks may claim the same place twice: no more than the file is there.
-        stored = min(self._stored(dataset), self.stored_bytes())
-        if math.prod(wanted) * dtype.itemsize > believable_bytes(stored):
+        # Chunks may claim the same place twice: no more than the file is there. To ask is to walk
+        # the index of the chunks, which is as long as it says.
+        size = math.prod(wanted) * dtype.itemsize
+        if size > believable_bytes(0) and size > believable_bytes(
+            min(self._stored(dataset), self.stored_bytes())
+        ):
             raise Unsafe(
                 f"{self.path}, /{key}: shape {shape} is far beyond the bytes stored: read only "
                 "files from a conforming writer",
