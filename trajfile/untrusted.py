@@ -26,6 +26,8 @@ from trajfile.rules import severity_of
 
 RULE = "CORE-016"
 
+# -P: the folder in which the command runs may be a stranger's, and hold a module of any name.
+_CHILD = ("-P", "-m", "trajfile.untrusted_child")
 _MOST_ANSWER = 256 * 2**20
 _MOST_ENTRIES = 100_000
 _SLOWEST = 10_000_000  # bytes a second
@@ -167,8 +169,7 @@ def answered(make: Callable[[], T], path: Path) -> T:
 
 def _run(task: Task, path: Path) -> bytes:
     """The bytes a child answers with."""
-    # -P: the folder in which the command runs may be a stranger's, and hold a module of any name.
-    command = [sys.executable, "-P", "-m", "trajfile.untrusted_child"]
+    command = [sys.executable, *_CHILD]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HDF5_")}
     environment["HDF5_PLUGIN_PRELOAD"] = "::"  # no plugin, whatever a file asks for
     until = time.monotonic() + task.seconds

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from trajfile.errors import FormatError, MissingStream, ResourceError, TrajfileError
+from trajfile.errors import FormatError, MissingStream, TrajfileError
 from trajfile.outline import Outline
-from trajfile.untrusted import Answer, Refusal, Task
+from trajfile.untrusted import RULE, Answer, Refusal, Task
 
 _MOST_FILES = 256
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -32,7 +32,8 @@ def main() -> None:
     except TrajfileError as error:
         answer = Answer(refusal=_told(error))
     except MemoryError:
-        answer = Answer(refusal=_told(ResourceError(f"{task.path}: out of memory while reading")))
+        what = f"{task.path} is refused: reading it took more than {task.memory >> 20} MiB"
+        answer = Answer(refusal=Refusal("Unsafe", what, rule=RULE))
     answers.write(msgspec.json.encode(answer))
     answers.close()
 
