@@ -8,15 +8,15 @@ staged tile is multiplied where it lies, by one thread for each core.
 from __future__ import annotations
 
 import math
-import mmap
 import re
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
+from trajfile.engine.arena import Arena
 from trajfile.engine.profiles import available_cores, cpu_profile, cuda_profile
 from trajfile.engine.shape import Profile
 from trajfile.errors import ResourceError
@@ -63,8 +63,12 @@ class Machine:
 
     def slot(self, size: int) -> Slot:
         """A buffer for staged tiles of up to `size` bytes."""
-        host = _host_memory(size)
+        host = Arena(size).take(size)
         return Slot(host, host)
+
+    def arena(self, size: int) -> Arena | None:
+        """Memory for compiled kernels; None where they do not run."""
+        return Arena(size)
 
     def upload(self, slot: Slot, size: int) -> None:
         """Make the first `size` staged bytes available on the device."""
@@ -119,6 +123,10 @@ class CudaMachine(Machine):
         self.label = f"{profile.device} ({torch.cuda.get_device_name(self.device)})"
         self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped there
 
+    def arena(self, size: int) -> Arena | None:
+        """None: kernels are PyTorch's."""
+        return None
+
     def slot(self, size: int) -> Slot:
         """A pinned buffer, its counterpart on the device, and the events that order their use."""
         host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
@@ -161,17 +169,6 @@ class CudaMachine(Machine):
     def window_dots(self, a: torch.Tensor, windows: torch.Tensor) -> Sum:
         """As on the processor, without leaving the device."""
         return torch.bmm(a.unsqueeze(1), windows.transpose(1, 2)).squeeze(1).to(torch.float64)
-
-
-def _host_memory(size: int) -> torch.Tensor:
-    """Bytes in large pages where the system has them."""
-    # A sub-block of columns touches every row of a tile, and each row lies in other pages.
-    if size == 0 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(size, dtype=torch.uint8)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # not built into every kernel
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.from_numpy(np.frombuffer(memory, np.uint8))
 
 
 def machine_for(device: str) -> Machine:

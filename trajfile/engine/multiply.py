@@ -1,118 +1,102 @@
-"""Products within a tile: rows in float64, their differences, and the sums of both's products.
+"""Products within a tile: rows converted, their differences, and the sums of both's products.
 
-A tile is taken in sub-blocks of columns small enough to stay in cache. In each, the rows of every
-track are converted to float64, then subtracted, then multiplied: never the other way round.
-Each worker takes every n-th sub-block and adds to sums of its own.
+A lane's columns are taken in sub-blocks small enough to stay in cache. In each, the rows of every
+track are converted, then subtracted, then multiplied: never the other way round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from threading import Event
 
 import numpy as np
 import torch
 
-from trajfile.engine.band import NarrowBand, Product, WideBand, new_band
-from trajfile.engine.blocks import Block
-from trajfile.engine.columns import Region, Run, Strip, staged_dtype
+from trajfile.engine.arena import Arena
+from trajfile.engine.band import Product, new_band
+from trajfile.engine.columns import Region, Run, staged_dtype
 from trajfile.engine.device import Machine, Slot
+from trajfile.engine.fused import Fused
+from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.plan import Plan
-from trajfile.engine.products import Sums, empty_sums
 from trajfile.engine.rows import Sequence
-from trajfile.engine.schedule import PairWork, RegionWork, Stretch, carried_rows
+from trajfile.engine.schedule import PairWork, RegionWork, carried_rows
 from trajfile.engine.shape import WIDE_BAND
 from trajfile.engine.staging import Part
 from trajfile.schema import GRADIENT_SAMPLES
 
 
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """A tile that is ready to be multiplied.
-
-    Attributes:
-        strip: Its columns.
-        block: Its rows.
-        parts: Where each part lies in the slot.
-        slot: The staged bytes.
-        work: For each region what to form.
-    """
-
-    strip: Strip
-    block: Block
-    parts: tuple[Part, ...]
-    slot: Slot
-    work: tuple[RegionWork, ...]
-
-
-class Held:
-    """What outlives a time block of a strip: carried rows and reference rows, in float64."""
-
-    def __init__(self, plan: Plan, machine: Machine) -> None:
-        width = max((strip.columns for strip in plan.strips), default=0)
-
-        def rows(count: int) -> torch.Tensor:
-            dtype = getattr(torch, plan.precision)
-            return torch.zeros((count, width), dtype=dtype, device=machine.device)
-
-        self.carried = [rows(count) for count in plan.carries]
-        self.references = rows(len(plan.rows.references))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.references.nbytes + sum(rows.nbytes for rows in self.carried)
-
-
 class Worker:
-    """Multiplies every n-th sub-block of each tile.
+    """Multiplies a lane's share of a tile.
 
     Args:
         plan: The plan.
         machine: Where.
-        held: Shared between workers, who touch columns of their own sub-blocks only.
-        number: Which of the workers this is.
+        held: Shared between workers.
+        arena: Where to take scratch memory from, if there is one.
+        fused: The compiled way, if there is one.
     """
 
-    def __init__(self, plan: Plan, machine: Machine, held: Held, number: int) -> None:
-        self.plan, self.machine, self.held, self.number = plan, machine, held, number
-        self.sums: Sums = empty_sums(plan, machine)
-        size = plan.memory["scratch"] // plan.profile.workers // 8
+    def __init__(
+        self,
+        plan: Plan,
+        machine: Machine,
+        held: Held,
+        arena: Arena | None = None,
+        fused: Fused | None = None,
+    ) -> None:
+        self.plan, self.machine, self.held, self.fused = plan, machine, held, fused
         dtype = getattr(torch, plan.precision)
-        self.scratch = torch.zeros(size, dtype=dtype, device=machine.device)
+        size = scratch_elements(plan)
+        if arena is None:
+            self.scratch = torch.zeros(size, dtype=dtype, device=machine.device)
+        else:
+            self.scratch = arena.take(size * dtype.itemsize).view(dtype)
         self.used = 0
-        self.bands: dict[tuple[int, tuple[Stretch, ...]], NarrowBand | WideBand] = {}
 
-    def multiply(self, tile: Tile, stop: Event) -> None:
-        """Take this worker's share of a tile.
+    def multiply(self, tile: Tile, lane: Lane, stop: Event) -> None:
+        """Take a lane's share of a tile.
 
         Args:
             tile: The tile.
+            lane: The lane.
             stop: Checked between sub-blocks; once set, the rest is left undone.
         """
-        turn = 0
         with self.machine.scope(), np.errstate(all="ignore"):
             for region, work in zip(tile.strip.regions, tile.work, strict=True):
-                for start in range(region.start, region.stop, self.plan.columns):
-                    mine = turn % self.plan.profile.workers == self.number
-                    turn += 1
-                    if mine and not stop.is_set():
-                        end = min(start + self.plan.columns, region.stop)
-                        self._sub_block(tile, region, work, (start, end))
-            for (number, _), sums in self.bands.items():
-                sums.add_to(self.sums.bands[number].total)
-            self.bands.clear()
+                if self.fused is None:
+                    intervals = [(region.start, region.stop)]
+                else:
+                    intervals = list(self.fused.intervals(tile, region))
+                for interval in intervals:
+                    for columns in lane.cells(*interval):
+                        if not stop.is_set():
+                            self._cell(tile, lane, region, work, columns)
+            lane.end_tile()
+
+    def _cell(
+        self, tile: Tile, lane: Lane, region: Region, work: RegionWork, columns: tuple[int, int]
+    ) -> None:
+        done = self.fused is not None and self.fused.multiply(
+            tile, region, work, columns, lane, self.scratch
+        )
+        if done and not tile.block.samples:
+            return
+        for start in range(columns[0], columns[1], self.plan.columns):
+            some = start, min(start + self.plan.columns, columns[1])
+            self.used = WIDE_BAND * (some[1] - some[0])  # the margin of `NarrowBand`
+            if not done:
+                self._rows(tile, lane, region, work, some)
+            self._samples(tile, lane, region, some)
 
     def _take(self, rows: int, columns: int) -> torch.Tensor:
         """The next free part of the scratch memory, shape (rows, columns)."""
         start, self.used = self.used, self.used + rows * columns
         return self.scratch[start : self.used].view(rows, columns)
 
-    def _sub_block(
-        self, tile: Tile, region: Region, work: RegionWork, columns: tuple[int, int]
+    def _rows(
+        self, tile: Tile, lane: Lane, region: Region, work: RegionWork, columns: tuple[int, int]
     ) -> None:
-        self.used = WIDE_BAND * (columns[1] - columns[0])  # the margin of `NarrowBand`
         for reference, staged in enumerate(tile.block.references):
             stream, _ = self.plan.rows.references[reference]
             if stream in region.first_rows:
@@ -125,8 +109,7 @@ class Worker:
         }
         for item in work.pairs:
             product = Product(formed[item.left], formed[item.right], item.origin, columns)
-            self._multiply(region, item, product)
-        self._samples(tile, region, columns)
+            self._multiply(lane, region, item, product)
         for track, window in windows.items():
             carried = self.held.carried[track]
             kept = min(len(carried), len(window))
@@ -198,30 +181,27 @@ class Worker:
         reference = self.held.references[sequence.reference, columns[0] : columns[1]]
         return torch.sub(window, reference, out=out)
 
-    def _multiply(self, region: Region, work: PairWork, product: Product) -> None:
-        band = self.sums.bands[work.number]
+    def _multiply(self, lane: Lane, region: Region, work: PairWork, product: Product) -> None:
+        total = lane.sums.bands[work.number].total
         for at, stretch in work.single:
             part = slice(stretch.start, stretch.stop)
             for tensor, a, b in _pieces(region, product.columns):
                 values = product.rows(self.machine, stretch, a, b)
-                band.total[part, stretch.column] += values
-                if tensor not in band.tensors:
-                    lags = len(self.plan.rows.pairs[work.number].tensor_lags)
-                    band.tensors[tensor] = self.machine.zeros((len(band.total), lags))
-                band.tensors[tensor][part, at] += values
+                total[part, stretch.column] += values
+                lane.tensor(work.number, tensor)[part, at] += values
         for run in work.runs:
             if len(run) == 1:
                 values = product.rows(self.machine, run[0], *product.columns)
-                band.total[run[0].start : run[0].stop, run[0].column] += values
+                total[run[0].start : run[0].stop, run[0].column] += values
                 continue
             key = work.number, run
-            if key not in self.bands:
-                self.bands[key] = new_band(run, self.machine)
-            self.bands[key].add(product)
+            if key not in lane.bands:
+                lane.bands[key] = new_band(run, self.machine)
+            lane.bands[key].add(product)
 
-    def _samples(self, tile: Tile, region: Region, columns: tuple[int, int]) -> None:
+    def _samples(self, tile: Tile, lane: Lane, region: Region, columns: tuple[int, int]) -> None:
         """Add the centred Grams of the gradient samples in a block."""
-        first_row = region.first_rows.get(GRADIENT_SAMPLES)
+        sums, first_row = lane.sums, region.first_rows.get(GRADIENT_SAMPLES)
         if first_row is None:
             return
         for number, start, stop in tile.block.samples:
@@ -235,16 +215,21 @@ class Worker:
             torch.mean(samples, 0, keepdim=True, out=mean)
             samples -= mean
             gram = (samples @ samples.T).to(torch.float64)
-            self.sums.grams[number] += gram if gram.is_cuda else gram.numpy()
-            self.sums.means[number] += self.machine.row_dots(mean, mean)[0]
+            sums.grams[number] += gram if gram.is_cuda else gram.numpy()
+            sums.means[number] += self.machine.row_dots(mean, mean)[0]
             if self.plan.per_tensor:
                 for tensor, a, b in _pieces(region, columns):
                     own = samples[:, a - columns[0] : b - columns[0]]
-                    if tensor not in self.sums.traces:
-                        shape = (len(self.sums.grams),)
-                        self.sums.traces[tensor] = self.machine.zeros(shape)
-                    self.sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
+                    if tensor not in sums.traces:
+                        shape = (len(sums.grams),)
+                        sums.traces[tensor] = self.machine.zeros(shape)
+                    sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
             self.used = used
+
+
+def scratch_elements(plan: Plan) -> int:
+    """How many numbers the scratch memory of a worker holds."""
+    return plan.memory["scratch"] // plan.profile.workers // 8
 
 
 def _overlap(run: Run, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:

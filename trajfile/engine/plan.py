@@ -30,6 +30,8 @@ _WITHIN_FLOAT32 = {"float32", "float16", "int8", "int16", "uint8", "uint16", *EX
 #: What threads, allocators and libraries take beyond the buffers of a pass; measured near 10 MiB.
 #: Left out of budgets so small that it would be most of them.
 LIBRARIES_BYTES = 2**24
+#: Fewer columns than this are not worth dividing.
+_LEAST_CELL = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,8 @@ class Plan:
         strips: The strips.
         blocks: The time blocks, the same for every strip.
         columns: Most columns that a worker multiplies at a time.
+        lanes: Into how many shares the columns of a strip are divided.
+        cell: Columns of a share; lane n takes columns [n cell, (n + 1) cell).
         carries: For each track how many rows are carried from block to block.
         per_tensor: Whether per-tensor sums are kept.
         refused: Needs that do not fit the budget, with the reason.
@@ -61,6 +65,8 @@ class Plan:
     strips: tuple[Strip, ...]
     blocks: tuple[Block, ...]
     columns: int
+    lanes: int
+    cell: int
     carries: tuple[int, ...]
     per_tensor: bool
     refused: Mapping[Need, str]
@@ -83,6 +89,11 @@ class Plan:
     def peak_bytes(self) -> int:
         """Bytes of all buffers together."""
         return sum(self.memory.values())
+
+    @property
+    def widest(self) -> int:
+        """Columns of the widest strip."""
+        return max((strip.columns for strip in self.strips), default=0)
 
     @property
     def slot_bytes(self) -> int:
@@ -146,12 +157,16 @@ def make_plan(
         ResourceError: If not even the smallest tile fits the budget.
     """
     needs = list(needs)
-    try:
-        return _plan(header, needs, layout, profile, budget, metrics or {})
-    except ResourceError:
-        if profile.workers == 1:
-            raise
-    return _plan(header, needs, layout, replace(profile, workers=1), budget, metrics or {})
+    lanes = profile.lanes
+    while True:
+        # As many workers as there are lanes at most; the lanes do not depend on the workers.
+        tried = replace(profile, workers=min(profile.workers, lanes))
+        try:
+            return _plan(header, needs, layout, tried, budget, metrics or {}, lanes)
+        except ResourceError:
+            if lanes == 1:
+                raise
+        lanes //= 2
 
 
 def _plan(
@@ -161,18 +176,25 @@ def _plan(
     profile: Profile,
     budget: int,
     metrics: Mapping[str, str],
+    lanes: int,
 ) -> Plan:
     kept, refused = affordable_layers(header, needs, budget // 4)
     rows = reduce_needs(header, kept)
-    tensor_bytes = _tensor_bytes(header, rows) * profile.workers
+    once = _tensor_bytes(header, rows)
+    while lanes > 1 and once * lanes + _total_bytes(header, rows, lanes) > budget // 8:
+        lanes //= 2
+    profile = replace(profile, workers=min(profile.workers, lanes))
+    tensor_bytes = once * lanes
     per_tensor = tensor_bytes <= budget // 4
-    totals = _total_bytes(header, rows, profile.workers)
+    totals = _total_bytes(header, rows, lanes)
     fixed = {
         "sums": totals + (tensor_bytes if per_tensor else 0),
         "layer matrices": layer_bytes(header, rows.layers),
         "set aside for libraries": min(max(budget - 3 * LIBRARIES_BYTES, 0), LIBRARIES_BYTES),
     }
-    shape = Shaper(header, rows, layout, profile, budget - sum(fixed.values()), budget).best()
+    shape = Shaper(
+        header, rows, layout, profile, budget - sum(fixed.values()), budget, lanes
+    ).best()
     strips = tuple(cut_strips(header, rows, layout.chunk_columns, shape.width))
     blocks = tuple(make_blocks(header, rows, shape.units, shape.cuts)) if strips else ()
     widest = max((strip.columns for strip in strips), default=0)
@@ -186,6 +208,8 @@ def _plan(
         strips=strips,
         blocks=blocks,
         columns=shape.columns,
+        lanes=lanes,
+        cell=max(_LEAST_CELL, -(-widest // lanes)),
         carries=carries,
         per_tensor=per_tensor,
         refused=refused,
@@ -243,8 +267,8 @@ def _slot_bytes(strips: tuple[Strip, ...], blocks: tuple[Block, ...]) -> int:
     )
 
 
-def _total_bytes(header: Header, rows: RowNeeds, workers: int) -> int:
-    """Bytes of the sums over all tensors: those of workers and tiles, and the answers."""
+def _total_bytes(header: Header, rows: RowNeeds, lanes: int) -> int:
+    """Bytes of the sums over all tensors: those of lanes and tiles, and the answers."""
     answers = tiles = 0
     for pair in rows.pairs:
         length = len(rows.tracks[rows.sequences[pair.left].track].positions) * 8
@@ -253,7 +277,7 @@ def _total_bytes(header: Header, rows: RowNeeds, workers: int) -> int:
     steps = header.steps[GRADIENT_SAMPLES] if rows.samples else np.empty(0, np.int64)
     counts = np.unique(steps, return_counts=True)[1]
     grams = 8 * int((counts**2 + 1).sum())
-    return workers * (answers + tiles + grams) + answers
+    return lanes * (answers + tiles + grams) + answers
 
 
 def _tensor_bytes(header: Header, rows: RowNeeds) -> int:

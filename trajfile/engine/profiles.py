@@ -28,7 +28,7 @@ def cpu_profile(cores: int) -> Profile:
 
 def cuda_profile(index: int) -> Profile:
     """A CUDA device: two tiles in pinned memory and two on the device."""
-    return Profile(f"cuda:{index}", 1, 4, _DEVICE_BYTES)
+    return Profile(f"cuda:{index}", 1, 4, _DEVICE_BYTES, lanes=1)
 
 
 def profile_for(device: str) -> Profile:

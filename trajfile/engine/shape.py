@@ -49,6 +49,8 @@ class Profile:
         scratch: Bytes of float64 scratch per worker that suit its cache.
         single_above: A pass over more elements than this multiplies in float32 what is recorded
             in no more. Infinite where float64 never holds up the reading.
+        lanes: Into how many shares, each with sums of its own, columns are divided at most. It
+            does not depend on the number of workers, and so the sums do not.
     """
 
     device: str
@@ -56,6 +58,7 @@ class Profile:
     slots: int
     scratch: int
     single_above: float = math.inf
+    lanes: int = 8
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,10 @@ class Shaper:
         profile: Profile,
         available: int,
         budget: int,
+        lanes: int,
     ) -> None:
         self.rows, self.profile, self.available, self.budget = rows, profile, available, budget
+        self.lanes = lanes
         self.units = step_units(header, rows)
         counts = rows_per_unit(header, rows, self.units)
         sizes: dict[str, int] = {}
@@ -187,8 +192,8 @@ class Shaper:
         return width * (new + (self.reference_bytes if start == 0 else 0)) + ALIGNMENT * self.pieces
 
     def scratch(self, columns: int, window: int) -> int:
-        """Bytes of all workers' float64 rows."""
-        return self.profile.workers * columns * window * 8
+        """Bytes of all workers' float64 rows, if there were one for each lane."""
+        return max(self.lanes, self.profile.workers) * columns * window * 8
 
     def held(self, width: int, *, carried: bool) -> int:
         """Bytes of the rows that outlive a block."""
@@ -218,11 +223,14 @@ class Shaper:
         spans = list(pairwise(cuts))
         window = max(self.window(*span, carried=carried) for span in spans)
         left = room - self.profile.slots * max(self.tile(width, *span) for span in spans)
-        suits = min(self.profile.scratch, left // self.profile.workers) // (8 * window)
+        suits = min(self.profile.scratch, left // max(self.lanes, self.profile.workers)) // (
+            8 * window
+        )
         columns = max(min(width, LEAST_COLUMNS), min(width, suits))
         again = sum(self.carries) * (len(cuts) - 2) / max(1, int(self.rows_before[-1]))
         cost = max(1.0, self.chunk / width) + again
-        return Shape(width, cuts, self.units, columns, self.scratch(columns, window), cost)
+        scratch = self.profile.workers * columns * window * 8
+        return Shape(width, cuts, self.units, columns, scratch, cost)
 
     def _least(self) -> int:
         """Bytes of tiles, carry and scratch for the narrowest strips, one step at a time."""

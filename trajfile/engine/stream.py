@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -13,18 +12,25 @@ import numpy as np
 import torch
 
 from trajfile.containers.base import Container
+from trajfile.engine.arena import padded
 from trajfile.engine.columns import Region
 from trajfile.engine.device import Machine, Slot
+from trajfile.engine.fused import Fused, kernels
+from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector, balance
 from trajfile.engine.measurements import Measurements
-from trajfile.engine.multiply import Held, Tile, Worker
+from trajfile.engine.multiply import Worker, scratch_elements
 from trajfile.engine.plan import Plan
 from trajfile.engine.products import conclude
 from trajfile.engine.schedule import ActivePair, RegionWork, active_pairs, schedule
+from trajfile.engine.shares import Shares
 from trajfile.engine.staging import Part, read_tile, tile_parts
+from trajfile.engine.totals import totals_layout
 from trajfile.errors import ResourceError
 
 Progress = Callable[[int, int], None]
+
+_SLOTS = 2
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,9 @@ def _one_thread_each(machine: Machine) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class _Staged:
-    strip: int
-    block: int
-    parts: tuple[Part, ...]
-    slot: Slot
+    """A tile that was read, and what of it is told when it is done."""
+
+    tile: Tile
     bytes_read: int
 
 
@@ -100,14 +105,25 @@ class _Pass:
         self, plan: Plan, container: Container, machine: Machine, progress: Progress
     ) -> None:
         self.plan, self.container, self.machine, self.progress = plan, container, machine, progress
-        self.slots = [machine.slot(plan.slot_bytes) for _ in range(2)]
-        self.free: SimpleQueue[Slot | None] = SimpleQueue()
-        self.ready: SimpleQueue[_Staged | BaseException | None] = SimpleQueue()
-        self.held = Held(plan, machine)
-        self.workers = [
-            Worker(plan, machine, self.held, number) for number in range(plan.profile.workers)
-        ]
+        layout = totals_layout(plan)
+        workers = plan.profile.workers
+        compiled = kernels() if plan.precision == "float32" else None
+        scratch = 4 * scratch_elements(plan)
+        size = Held.size(plan) + padded(*[plan.slot_bytes] * _SLOTS, *[scratch] * workers)
+        arena = machine.arena(size) if compiled is not None else None
+        if arena is None:
+            self.slots = [machine.slot(plan.slot_bytes) for _ in range(_SLOTS)]
+        else:
+            pieces = [arena.take(plan.slot_bytes) for _ in range(_SLOTS)]
+            self.slots = [Slot(piece, piece) for piece in pieces]
+        self.held = Held(plan, machine, arena)
+        fused = None if arena is None else Fused(plan, arena, self.held, compiled, layout)
+        self.workers = [Worker(plan, machine, self.held, arena, fused) for _ in range(workers)]
+        self.lanes = [Lane(plan, machine, number, layout) for number in range(plan.lanes)]
         self.collector = Collector(plan.header, plan.rows.layers)
+        self.free: SimpleQueue[Slot | None] = SimpleQueue()
+        self.told: SimpleQueue[_Staged | BaseException] = SimpleQueue()
+        self.shares: Shares[_Staged] = Shares(len(self.lanes) + 1)  # one more for the collector
         self.stop = Event()
         self.bytes_read = 0
         self.work: dict[tuple[int, tuple[ActivePair, ...]], RegionWork] = {}
@@ -115,26 +131,32 @@ class _Pass:
     def run(self) -> PassResult:
         for slot in self.slots:
             self.free.put(slot)
-        reader = Thread(target=self._read_ahead, name="trajfile-reader", daemon=True)
-        pool = ThreadPoolExecutor(len(self.workers), "trajfile-worker")
-        reader.start()
+        threads = [Thread(target=self._read_ahead, name="trajfile-reader", daemon=True)]
+        for number, worker in enumerate(self.workers):
+            name = f"trajfile-worker-{number}"
+            threads.append(Thread(target=self._work_off, args=(worker,), name=name, daemon=True))
+        for thread in threads:
+            thread.start()
         try:
-            while (staged := self.ready.get()) is not None:
-                if isinstance(staged, BaseException):
-                    raise staged
-                self._multiply(staged, pool)
+            for _ in range(len(self.plan.strips) * len(self.plan.blocks)):
+                done = self.told.get()
+                if isinstance(done, BaseException):
+                    raise done
+                self.bytes_read += done.bytes_read
+                self.progress(self.bytes_read, self.plan.bytes_to_read)
         finally:
             self.stop.set()
             self.free.put(None)
-            reader.join()
-            pool.shutdown()
+            self.shares.close()
+            for thread in threads:
+                thread.join()
         return self._conclude()
 
     def _read_ahead(self) -> None:
         """Fill free slots with tiles, in order, until all are read or the pass stops."""
         try:
-            for number, strip in enumerate(self.plan.strips):
-                for block_number, block in enumerate(self.plan.blocks):
+            for strip in self.plan.strips:
+                for number, block in enumerate(self.plan.blocks):
                     slot = self.free.get()
                     if slot is None or self.stop.is_set():
                         return
@@ -143,27 +165,31 @@ class _Pass:
                     recorded = self.plan.layout.rows
                     buffer = slot.host.numpy()
                     count = read_tile(self.container, parts, block, recorded, buffer)
-                    self.ready.put(_Staged(number, block_number, parts, slot, count))
-            self.ready.put(None)
+                    work = tuple(self._work(region, number) for region in strip.regions)
+                    self.shares.put(_Staged(Tile(strip, block, parts, slot, work), count))
         except BaseException as error:
-            self.ready.put(error)
+            self.told.put(error)
 
-    def _multiply(self, staged: _Staged, pool: ThreadPoolExecutor) -> None:
-        strip, block = self.plan.strips[staged.strip], self.plan.blocks[staged.block]
-        slot = staged.slot
-        work = tuple(self._work(region, staged.block) for region in strip.regions)
-        tile = Tile(strip, block, staged.parts, slot, work)
-        with self.machine.scope():
-            self.machine.upload(slot, plan_end(staged.parts))
-        tasks = [pool.submit(worker.multiply, tile, self.stop) for worker in self.workers]
-        self._collect(tile)
-        for task in tasks:
-            task.result()
-        with self.machine.scope():
-            self.machine.issued(slot)
-        self.free.put(slot)
-        self.bytes_read += staged.bytes_read
-        self.progress(self.bytes_read, self.plan.bytes_to_read)
+    def _work_off(self, worker: Worker) -> None:
+        """Take shares of tiles until there are no more."""
+        try:
+            while (share := self.shares.take()) is not None:
+                staged, number, first = share
+                if first:
+                    with self.machine.scope():
+                        self.machine.upload(staged.tile.slot, plan_end(staged.tile.parts))
+                    self.shares.opened(staged)
+                if number < len(self.lanes):
+                    worker.multiply(staged.tile, self.lanes[number], self.stop)
+                else:
+                    self._collect(staged.tile)
+                if self.shares.done(staged, number):
+                    with self.machine.scope():
+                        self.machine.issued(staged.tile.slot)
+                    self.free.put(staged.tile.slot)
+                    self.told.put(staged)
+        except BaseException as error:
+            self.told.put(error)
 
     def _work(self, region: Region, block: int) -> RegionWork:
         """What to form in a region during a block; alike for regions held by the same streams."""
@@ -191,12 +217,13 @@ class _Pass:
     def _conclude(self) -> PassResult:
         peak = (
             sum(slot.host.nbytes for slot in self.slots) * self.plan.profile.slots // 2
-            + sum(worker.scratch.nbytes + worker.sums.nbytes for worker in self.workers)
+            + sum(worker.scratch.nbytes for worker in self.workers)
+            + sum(lane.sums.nbytes for lane in self.lanes)
             + self.held.nbytes
             + self.collector.nbytes
         )
         self.slots.clear()
-        first, *others = [worker.sums for worker in self.workers]
+        first, *others = [lane.sums for lane in self.lanes]
         for sums in others:
             first.merge(sums)
         measurements = conclude(self.plan, first)

@@ -1,0 +1,126 @@
+"""The compiled products: those of the dense twin, to the last bit the same on any threads."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.recorded import plan_for, recorded
+from tests.twin import Dense, measure
+from tests.unit.test_engine import EVERYTHING, SHAPES, agree, walk
+from trajfile.engine.device import Machine
+from trajfile.engine.fused import Fused
+from trajfile.engine.needs import Inner, SampleGram
+from trajfile.engine.shares import Shares
+from trajfile.engine.stream import run_pass
+
+pytest.importorskip("numba")
+
+NEEDS = [need for need in EVERYTHING if isinstance(need, (Inner, SampleGram))]
+WIDER = SHAPES | {"big": (37, 45)}
+
+
+def run(dtype, rows=43):
+    generator = np.random.default_rng(1)
+    steps = 2 * np.arange(rows)
+    sampled = np.repeat(steps[::5], 2 + np.arange(len(steps[::5])) % 3)
+    return Dense(
+        {"params": steps, "gradients": steps[::2], "gradient_samples": sampled},
+        {
+            "params": {n: walk(generator, rows, s).astype(dtype) for n, s in WIDER.items()},
+            "gradients": {
+                n: walk(generator, len(steps[::2]), s)
+                for n, s in reversed(WIDER.items())
+                if n != "s"
+            },
+            "gradient_samples": {n: walk(generator, len(sampled), s) for n, s in WIDER.items()},
+        },
+    )
+
+
+def compiled(dense, needs, monkeypatch=None, **options):
+    """Plan and run one pass in float32; what it measured, the plan, and what was compiled."""
+    done = []
+    container = recorded(dense, width=options.pop("width", 262144))
+    plan = replace(plan_for(container, needs, **options), precision="float32")
+    if monkeypatch is not None:
+        multiply = Fused.multiply
+        monkeypatch.setattr(
+            Fused, "multiply", lambda *args: done.append(multiply(*args)) or done[-1]
+        )
+    result = run_pass(plan, container, Machine(plan.profile))
+    assert container.bytes_read == result.bytes_read == plan.bytes_to_read
+    assert result.peak_bytes <= plan.peak_bytes <= plan.budget
+    return result.measurements, plan, done
+
+
+@pytest.mark.parametrize("dtype", ["f4", ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("width", "budget"), [(262144, 2**30), (64, 900_000), (262144, 500_000)])
+def test_compiled_products_are_those_of_the_twin(dtype, width, budget, monkeypatch):
+    dense = run(dtype)
+    options = {"width": width, "budget": budget, "workers": 2}
+    found, plan, done = compiled(dense, NEEDS, monkeypatch, **options)
+    assert any(done)
+    assert (len(plan.blocks) > 1) == (budget == 500_000)
+    agree(found, measure(dense, NEEDS), 1e-5)
+
+
+def test_other_dtypes_beside_are_multiplied_the_general_way(monkeypatch):
+    dense = run("f4")
+    for name in ("a", "big"):
+        dense.arrays["params"][name] = dense.arrays["params"][name].astype("f2")
+    found, _, done = compiled(dense, NEEDS, monkeypatch)
+    assert set(done) == {True, False}
+    agree(found, measure(dense, NEEDS), 1e-5)
+
+
+def test_a_value_that_is_not_finite_reaches_its_own_products_and_no_others():
+    dense = run("f4")
+    needs = [need for need in NEEDS if isinstance(need, Inner)]
+    dense.arrays["params"]["big"][17, 3, 5] = np.nan
+    dense.arrays["gradients"]["big"][20, 0, 0] = np.inf
+    found, _, _ = compiled(dense, needs)
+    with np.errstate(invalid="ignore"):
+        expected = measure(dense, needs)
+    for rows, band in expected.bands.items():
+        np.testing.assert_array_equal(
+            np.isfinite(found.bands[rows].total), np.isfinite(band.total), str(rows)
+        )
+    agree(found, expected, 1e-5)
+
+
+def test_every_bit_is_the_same_on_any_number_of_threads():
+    dense = run("f4")
+    first, *others = [
+        compiled(dense, NEEDS, workers=workers, width=256)[0] for workers in (1, 2, 3, 8)
+    ]
+    for other in others:
+        for rows, band in first.bands.items():
+            assert band.total.tobytes() == other.bands[rows].total.tobytes()
+            for name, values in band.tensors.items():
+                assert values.tobytes() == other.bands[rows].tensors[name].tobytes()
+
+
+def test_without_the_compiler_the_pass_goes_the_general_way(monkeypatch):
+    monkeypatch.setattr("trajfile.engine.stream.kernels", lambda: None)
+    dense = run("f4", rows=12)
+    found, _, done = compiled(dense, NEEDS[:1], monkeypatch)
+    assert not done
+    agree(found, measure(dense, NEEDS[:1]), 1e-5)
+
+
+def test_shares_of_a_lane_are_taken_in_order_and_others_need_not_wait():
+    shares = Shares(2)
+    shares.put("first")
+    shares.put("second")
+    assert shares.take() == ("first", 0, True)
+    shares.opened("first")
+    assert shares.take() == ("first", 1, False)
+    assert not shares.done("first", 1)
+    assert shares.take() == ("second", 1, True)  # lane 0 of the first is still at work
+    shares.opened("second")
+    assert shares.done("first", 0)
+    assert shares.take() == ("second", 0, False)
+    shares.close()
+    assert shares.take() is None

@@ -1,0 +1,240 @@
+"""Forming and multiplying by compiled kernels: float32 rows on the processor.
+
+The rows of a tile are multiplied where they lie. What is formed of them stays in the cache, a few
+steps of a few columns at a time; `trajfile.engine.program` says how.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trajfile.engine.arena import Arena
+from trajfile.engine.columns import Region, staged_dtype
+from trajfile.engine.lanes import Held, Lane, Tile
+from trajfile.engine.plan import Plan
+from trajfile.engine.program import Program, make_program
+from trajfile.engine.rows import Index
+from trajfile.engine.schedule import RegionWork, carried_rows
+from trajfile.engine.staging import Part
+from trajfile.engine.totals import TotalsLayout
+
+#: Columns at a time: as many rows of them as are wanted together fit the second-level cache.
+_CHUNK = 1024
+_LEAST_CHUNK = 32
+#: One part in so many of the scratch memory is for the sums of single tensors.
+_SHARE = 4
+_DTYPES = {"float32", "bfloat16"}
+
+
+def kernels() -> Any | None:
+    """The compiled kernels; None where Numba is not installed or does not work."""
+    try:
+        from trajfile.engine import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Where the rows of a program lie, for columns whose streams each lie in one part of a tile."""
+
+    base: Index
+    moves: Index
+    half: Index
+    before: Index
+    after: Index
+
+
+class Fused:
+    """The compiled way of multiplying, shared by all workers of a pass.
+
+    Args:
+        plan: The plan, in float32.
+        arena: Holds the slots, the held rows and all scratch memory.
+        held: The rows that outlive a block.
+        compiled: The kernels.
+        layout: Where sums lie.
+    """
+
+    def __init__(
+        self, plan: Plan, arena: Arena, held: Held, compiled: Any, layout: TotalsLayout
+    ) -> None:
+        self.plan, self.arena, self.held, self.compiled = plan, arena, held, compiled
+        self.layout = layout
+        self.views = tuple(arena.view(d) for d in (np.float32, np.uint16, np.uint32))
+        self._programs: dict[tuple[int, frozenset[str]], Program] = {}
+        self._works: list[RegionWork] = []  # kept alive, so that an id names one of them
+        self._lock = threading.Lock()
+
+    def intervals(self, tile: Tile, region: Region) -> Iterator[tuple[int, int]]:
+        """Cut a region where a stream goes on in another part of the tile."""
+        cuts = {region.start, region.stop}
+        for part in tile.parts:
+            cuts.update(
+                c for c in (part.run.start, part.run.stop) if region.start < c < region.stop
+            )
+        ordered = sorted(cuts)
+        yield from pairwise(ordered)
+
+    def multiply(
+        self,
+        tile: Tile,
+        region: Region,
+        work: RegionWork,
+        columns: tuple[int, int],
+        lane: Lane,
+        scratch: torch.Tensor,
+    ) -> bool:
+        """Take columns of an interval of a region.
+
+        Args:
+            tile: The tile.
+            region: The region.
+            work: What to form in it.
+            columns: Columns within one of `intervals`.
+            lane: Whose sums to add to.
+            scratch: Scratch memory, float32.
+
+        Returns:
+            Whether it was done; False if the rows are of other dtypes, or need too much scratch.
+        """
+        parts = {
+            part.stream: part
+            for part in tile.parts
+            if part.run.start <= columns[0] and columns[1] <= part.run.stop
+        }
+        dtypes = {stream: staged_dtype(part.run.lane) for stream, part in parts.items()}
+        if not set(dtypes.values()) <= _DTYPES:
+            return False
+        halves = frozenset(s for s, dtype in dtypes.items() if dtype == "bfloat16")
+        program = self._program(tile, work, halves)
+        chunk, batch = self._cut(program, scratch)
+        if not chunk or not batch:
+            return False
+        rows = self._place(tile, region, program, parts, chunk)
+        first, stop = columns
+        self._copy(rows, rows.before, columns)
+        pieces = [p for p in region.pieces if p.start < stop and first < p.stop]
+        for start in range(0, len(pieces), batch):
+            some = pieces[start : start + batch]
+            sums = self._tensor_sums(scratch, len(some))
+            self.compiled.multiply(
+                *self.views,
+                rows.base,
+                rows.moves,
+                rows.half,
+                program.forms,
+                program.formed,
+                program.ops,
+                program.due,
+                program.masks,
+                np.array([(p.start, p.stop) for p in some], np.int64),
+                max(first, some[0].start),
+                min(stop, some[-1].stop),
+                chunk,
+                self.arena.offset(scratch),
+                lane.totals,
+                sums,
+            )
+            if self.plan.per_tensor:
+                for piece, values in zip(some, sums, strict=True):
+                    lane.add_tensor(work, piece.tensor, values)
+        self._copy(rows, rows.after, columns)
+        return True
+
+    def _copy(self, rows: _Rows, copies: Index, columns: tuple[int, int]) -> None:
+        if len(copies):
+            self.compiled.copy_rows(*self.views, rows.base, rows.half, copies, *columns)
+
+    def _cut(self, program: Program, scratch: torch.Tensor) -> tuple[int, int]:
+        """Columns of a chunk, and tensors told apart at a time; 0 if the scratch is too small."""
+        size = scratch.numel()
+        batch = size
+        if self.plan.per_tensor and self.layout.tensor_size:
+            batch = size // _SHARE // (2 * self.layout.tensor_size)  # sums are float64
+        room = size - size // _SHARE
+        chunk = min(_CHUNK, room // max(1, program.scratch_rows)) // 16 * 16
+        return (chunk if chunk >= _LEAST_CHUNK else 0), batch
+
+    def _tensor_sums(self, scratch: torch.Tensor, tensors: int) -> NDArray[np.float64]:
+        """Sums for some tensors, zero, at the end of the scratch memory."""
+        count = tensors * self.layout.tensor_size if self.plan.per_tensor else 0
+        whole = scratch.numpy()
+        sums = whole[len(whole) // 2 * 2 - 2 * count : len(whole) // 2 * 2].view(np.float64)
+        sums[:] = 0
+        return sums.reshape(tensors, -1) if count else np.zeros((tensors, 0))
+
+    def _program(self, tile: Tile, work: RegionWork, halves: frozenset[str]) -> Program:
+        key = id(work), halves
+        with self._lock:
+            if key not in self._programs:
+                self._works.append(work)
+                self._programs[key] = make_program(self.plan, tile.block, work, halves, self.layout)
+            return self._programs[key]
+
+    def _place(
+        self, tile: Tile, region: Region, program: Program, parts: dict[str, Part], chunk: int
+    ) -> _Rows:
+        """Offsets of all rows of a program, counted so that the first column is column 0."""
+        base = np.zeros(program.rows, np.int64)
+        moves = (program.scratch < 0).astype(np.int64)
+        half = np.zeros(program.rows, np.int64)
+        held = self.held
+        slot = self.arena.offset(tile.slot.host)
+        references = np.arange(len(self.plan.rows.references))
+        base[program.references + references] = (
+            self.arena.offset(held.references) + references * held.width
+        )
+        extra: list[tuple[int, bool]] = []
+        before: list[tuple[int, int]] = []
+        after: list[tuple[int, int]] = []
+
+        def staged(stream: str, rows: Index) -> tuple[Index, bool]:
+            part = parts[stream]
+            is_half = staged_dtype(part.run.lane) == "bfloat16"
+            start = (4 * slot + part.offset) // (2 if is_half else 4)
+            width = part.run.stop - part.run.start
+            return start + rows * width - part.run.start, is_half
+
+        for reference, row in enumerate(tile.block.references):
+            stream, _ = self.plan.rows.references[reference]
+            if stream in region.first_rows:
+                place, is_half = staged(stream, np.array([row], np.int64))
+                before.append((program.rows + len(extra), int(base[reference])))
+                extra.append((int(place[0]), is_half))
+        for track, (first, count) in program.tracks.items():
+            carried = carried_rows(self.plan, tile.block, track)
+            kept = held.carried[track]
+            offset = self.arena.offset(kept)
+            base[first : first + carried] = offset + held.width * np.arange(
+                len(kept) - carried, len(kept)
+            )
+            stream = self.plan.rows.tracks[track].stream
+            for copy in tile.block.copies[track]:
+                here = first + carried + copy.into + np.arange(copy.rows)
+                if copy.held:
+                    base[here] = base[copy.start]
+                    continue
+                rows = copy.start + copy.stride * np.arange(copy.rows, dtype=np.int64)
+                base[here], is_half = staged(stream, rows)
+                half[here] = is_half
+            for back in range(min(len(kept), count), 0, -1):
+                after.append((first + count - back, offset + (len(kept) - back) * held.width))
+        formed = program.scratch >= 0
+        base[formed] = program.scratch[formed] * chunk
+        return _Rows(
+            base=np.concatenate([base, np.array([e[0] for e in extra], np.int64)]),
+            moves=np.concatenate([moves, np.ones(len(extra), np.int64)]),
+            half=np.concatenate([half, np.array([e[1] for e in extra], np.int64)]),
+            before=np.array(before, np.int64).reshape(len(before), 2),
+            after=np.array(after, np.int64).reshape(len(after), 2),
+        )

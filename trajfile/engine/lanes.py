@@ -1,0 +1,140 @@
+"""Lanes: a fixed division of the columns, so that sums do not depend on who computes them.
+
+The columns of every strip are dealt out to a few lanes, the same whatever the number of threads.
+A lane adds up its columns tile by tile, in order; lanes are merged in order when the pass is over.
+Any worker may take a lane's share of a tile, as soon as the lane's share of the tile before is
+done. So nobody waits for a whole tile to be finished, and the last bit of every sum is the same on
+any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from trajfile.engine.arena import Arena, padded
+from trajfile.engine.band import NarrowBand, WideBand
+from trajfile.engine.blocks import Block
+from trajfile.engine.columns import Strip
+from trajfile.engine.device import Machine, Slot, Sum
+from trajfile.engine.plan import Plan
+from trajfile.engine.products import Sums, empty_sums
+from trajfile.engine.schedule import RegionWork, Stretch
+from trajfile.engine.staging import Part
+from trajfile.engine.totals import TotalsLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A tile that is ready to be multiplied.
+
+    Attributes:
+        strip: Its columns.
+        block: Its rows.
+        parts: Where each part lies in the slot.
+        slot: The staged bytes.
+        work: For each region what to form.
+    """
+
+    strip: Strip
+    block: Block
+    parts: tuple[Part, ...]
+    slot: Slot
+    work: tuple[RegionWork, ...]
+
+
+class Held:
+    """What outlives a time block of a strip: carried rows and reference rows.
+
+    Shared between workers, who touch columns of their own lanes only.
+
+    Args:
+        plan: The plan.
+        machine: Where.
+        arena: Where to take the memory from, if there is one.
+    """
+
+    def __init__(self, plan: Plan, machine: Machine, arena: Arena | None = None) -> None:
+        self.width = plan.widest
+        dtype = getattr(torch, plan.precision)
+
+        def rows(count: int) -> torch.Tensor:
+            if arena is not None:
+                size = count * self.width * dtype.itemsize
+                return arena.take(size).view(dtype).view(count, self.width)
+            return torch.zeros((count, self.width), dtype=dtype, device=machine.device)
+
+        self.carried = [rows(count) for count in plan.carries]
+        self.references = rows(len(plan.rows.references))
+
+    @staticmethod
+    def size(plan: Plan) -> int:
+        """Bytes that the rows take of an arena."""
+        row = plan.widest * getattr(torch, plan.precision).itemsize
+        return padded(*(count * row for count in (*plan.carries, len(plan.rows.references))))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.references.nbytes + sum(rows.nbytes for rows in self.carried)
+
+
+class Lane:
+    """The sums over a lane's columns.
+
+    Args:
+        plan: The plan.
+        machine: Where.
+        number: Which of the lanes this is.
+        layout: Where sums lie.
+    """
+
+    def __init__(self, plan: Plan, machine: Machine, number: int, layout: TotalsLayout) -> None:
+        self.plan, self.machine, self.number, self.layout = plan, machine, number, layout
+        self.sums: Sums = empty_sums(plan, machine)
+        self.totals: Sum = machine.zeros((layout.total_size,))
+        for band, pair, start, rows in zip(
+            self.sums.bands, plan.rows.pairs, layout.totals, layout.rows, strict=True
+        ):
+            size = rows * len(pair.lags)
+            band.total = self.totals[start : start + size].reshape(rows, len(pair.lags))
+        self.bands: dict[tuple[int, tuple[Stretch, ...]], NarrowBand | WideBand] = {}
+
+    def cells(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The lane's columns among [start, stop) of a strip."""
+        cell = self.plan.cell
+        for index in range(start // cell, -(-stop // cell)):
+            if index % self.plan.lanes == self.number:
+                yield max(start, index * cell), min(stop, (index + 1) * cell)
+
+    def tensor(self, pair: int, tensor: str) -> Sum:
+        """A tensor's sums of a pair, shape (rows, tensor lags)."""
+        band = self.sums.bands[pair]
+        if tensor not in band.tensors:
+            lags = len(self.plan.rows.pairs[pair].tensor_lags)
+            band.tensors[tensor] = self.machine.zeros((len(band.total), lags))
+        return band.tensors[tensor]
+
+    def add_tensor(self, work: RegionWork, tensor: str, values: NDArray[Any]) -> None:
+        """Add a tensor's products of all pairs of a region.
+
+        Args:
+            work: What was formed in the region.
+            tensor: The tensor.
+            values: Its products, laid out as `TotalsLayout` says.
+        """
+        for pair in work.pairs:
+            if pair.single:
+                sums = self.tensor(pair.number, tensor)
+                start = self.layout.tensors[pair.number]
+                sums += values[start : start + sums.size].reshape(sums.shape)
+
+    def end_tile(self) -> None:
+        """Add the bands of a tile to the sums."""
+        for (number, _), sums in self.bands.items():
+            sums.add_to(self.sums.bands[number].total)
+        self.bands.clear()
