@@ -10,11 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.damage import chunk_offset, flip, refusal, small_run
-from trajfile.containers.hdf5_chunks import fletcher32
+from tests.conformance.damage import chunk_offset, flip, read_all, refusal, small_run
+from trajfile.containers import checksum, hdf5_lanes
+from trajfile.containers.checksum import fletcher32, fletcher32_in_numpy
 from trajfile.errors import Damaged
 
 
@@ -27,18 +28,52 @@ def fletcher32_word_by_word(data: bytes) -> int:
     return ((high % 65535 or 65535 * (high > 0)) << 16) | (low % 65535 or 65535 * (low > 0))
 
 
-@given(st.binary(max_size=300) | st.sampled_from([b"\xff" * 700, b"\0" * 9, b"\xff\xff", b"\xff"]))
+BYTES = st.binary(max_size=1500) | st.sampled_from(
+    [b"\xff" * 700, b"\xff" * 70_001, b"\0" * 9, b"\0" * 2000, b"\xff\xff", b"\xff", b""]
+)
+
+
+@given(BYTES)
 def test_fletcher32_is_the_definition(data: bytes) -> None:
+    assert fletcher32_in_numpy(np.frombuffer(data, np.uint8)) == fletcher32_word_by_word(data)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(BYTES)
+def test_compiled_fletcher32_is_the_definition(data: bytes) -> None:
+    assert checksum.prepare()
     assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_word_by_word(data)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 719, 720, 65537, 200_001])
+@pytest.mark.parametrize("size", [1, 2, 3, 511, 513, 719, 720, 65537, 200_001, 2_200_001])
 def test_fletcher32_is_that_of_the_library(tmp_path: Path, size: int) -> None:
+    assert checksum.prepare()
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    data[: size // 2] |= 0xF0  # sums that go round often
     with h5py.File(tmp_path / "x.h5", "w") as file:
         dataset = file.create_dataset("x", data=data, chunks=(size,), fletcher32=True)
         _, stored = dataset.id.read_direct_chunk((0,))
-    assert fletcher32(data) == int.from_bytes(stored[-4:], "little")
+    expected = int.from_bytes(stored[-4:], "little")
+    assert fletcher32(data) == fletcher32_in_numpy(data) == expected
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read small chunks as large ones are: where they lie, without the library."""
+    assert checksum.prepare()
+    monkeypatch.setattr(hdf5_lanes, "_DIRECT_BYTES", 0)
+
+
+@pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize("where", [0, 99, 11_999, 12_003])
+def test_a_flipped_bit_of_a_chunk_read_where_it_lies(tmp_path: Path, where: int) -> None:
+    path = small_run(tmp_path / "run.h5")
+    read_all(path)
+    flip(path, chunk_offset(path, "streams/params/float32", 2) + where)
+    found = refusal(path)
+    assert isinstance(found, Damaged)
+    assert found.rule == "SUM-003"
+    assert "a chunk fails its checksum" in str(found)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

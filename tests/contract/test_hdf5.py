@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.contract.on_disk import OnDiskContract
+from trajfile.containers import checksum, hdf5_lanes
 
 
 class TestHdf5(OnDiskContract):
@@ -22,3 +25,15 @@ class TestHdf5Zstd(OnDiskContract):
 class TestHdf5Power(OnDiskContract):
     suffix = ".h5"
     durability = "power"
+
+
+class TestHdf5Direct(OnDiskContract):
+    """Chunks read where they lie, with compiled checksums, as large ones are."""
+
+    suffix = ".h5"
+
+    @pytest.fixture(autouse=True)
+    def _small_counts_as_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert checksum.prepare()
+        monkeypatch.setattr(hdf5_lanes, "_DIRECT_BYTES", 0)
+        monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 0)

@@ -6,17 +6,14 @@ memory; it decodes one chunk at a time under its global lock; and it has no zstd
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from h5py import h5z
 from numpy.typing import NDArray
 
+from trajfile.containers.checksum import fletcher32
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.packing import Compression, PackingError, decompress
 
-_BLOCK = 2**15
-_WEIGHTS = np.arange(_BLOCK, 0, -1, dtype=np.float64)
 _CODECS: dict[int, Compression] = {h5z.FILTER_DEFLATE: "zlib", ZSTD_FILTER: "zstd"}
 
 
@@ -39,25 +36,30 @@ def compression_of(filters: tuple[int, ...]) -> Compression | None:
     return _CODECS[packed[0]] if packed else None
 
 
-def decode_chunk(stored: bytes, filters: tuple[int, ...], out: NDArray[np.generic]) -> None:
+def decode_chunk(
+    data: NDArray[np.uint8], filters: tuple[int, ...], out: NDArray[np.generic]
+) -> None:
     """Undo the filters of one chunk.
 
     Args:
-        stored: The chunk as it lies in the file.
-        filters: As `compression_of` accepts them, with a compression.
+        data: The chunk as it lies in the file.
+        filters: As `compression_of` accepts them.
         out: Unsigned integers, shape (width of a chunk,), contiguous.
 
     Raises:
         PackingError: If the checksum fails or the content is not a chunk.
     """
-    data = np.frombuffer(stored, np.uint8)
-    payload, checksum = data[:-4], stored[-4:]
-    if len(data) < 4 or fletcher32(payload) != int.from_bytes(checksum, "little"):
+    payload = data[:-4]
+    if len(data) < 4:
         raise PackingError("a chunk fails its checksum")
+    verify(payload, data[-4:])
     compression = compression_of(filters)
     flat = out.view(np.uint8)
     if compression is None:
-        raise PackingError("the chunk is not compressed")
+        if len(payload) != len(flat):
+            raise PackingError(f"a chunk has {len(payload)} bytes where {len(flat)} are due")
+        flat[...] = payload
+        return
     if h5z.FILTER_SHUFFLE not in filters or out.dtype.itemsize == 1:
         decompress(payload, compression, flat)
         return
@@ -68,33 +70,15 @@ def decode_chunk(stored: bytes, filters: tuple[int, ...], out: NDArray[np.generi
         elements[:, number] = plane
 
 
-def fletcher32(data: NDArray[Any]) -> int:
-    """Fletcher's checksum as HDF5 computes it.
-
-    Over the big-endian 16-bit words w_1 .. w_n (an odd last byte counts as the high one):
-    sum_i w_i and sum_i (n - i + 1) w_i, both modulo 65535, where a positive sum that is a
-    multiple of it counts as 65535.
+def verify(payload: NDArray[np.uint8], checksum: NDArray[np.uint8]) -> None:
+    """Hold bytes against the checksum stored behind them.
 
     Args:
-        data: Bytes.
+        payload: The bytes.
+        checksum: Four bytes.
 
-    Returns:
-        The second sum in the high and the first in the low 16 bits.
+    Raises:
+        PackingError: If they do not match.
     """
-    padded = np.append(data, np.uint8(0)) if len(data) % 2 else data
-    words = padded.view(">u2")
-    low = high = 0
-    for start in range(0, len(words), _BLOCK):
-        # In float64 all is exact: within a block the weighted sum stays below 2^46. No BLAS:
-        # chunks are decoded in threads already.
-        block = words[start : start + _BLOCK].astype(np.float64)
-        total = int(block.sum())
-        block *= _WEIGHTS[-len(block) :]
-        weighted = int(block.sum())
-        high += weighted + len(block) * low
-        low += total
-    return (_fold(high) << 16) | _fold(low)
-
-
-def _fold(value: int) -> int:
-    return (value - 1) % 65535 + 1 if value else 0
+    if fletcher32(payload) != int.from_bytes(checksum.tobytes(), "little"):
+        raise PackingError("a chunk fails its checksum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,13 +10,17 @@ import numpy as np
 from h5py import h5d, h5s
 from numpy.typing import NDArray
 
+from trajfile.containers import checksum
 from trajfile.containers.base import Array
-from trajfile.containers.hdf5_chunks import compression_of, decode_chunk
+from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, verify
 from trajfile.containers.packing import PackingError
 
-_THREADS = 4
+#: Enough to keep a disk busy; and on many cores, the checksums.
+_THREADS = max(4, min(8, os.cpu_count() or 1))
 _PARALLEL_BYTES = 2**21
 _MAX_CHUNKS_A_ROW = 2**24
+#: Smaller chunks are read faster by one call of the library than one by one.
+_DIRECT_BYTES = 2**16
 
 
 class Lane:
@@ -25,6 +30,8 @@ class Lane:
         dataset: Its chunks are (1, w); in an archive (h, w).
         filters: Ids of its filters, in order.
         damaged: Makes the error for what is found wrong, given words and a rule's id.
+        descriptor: The file, open, where chunks lie at the addresses that the library names;
+            otherwise None.
     """
 
     def __init__(
@@ -32,14 +39,17 @@ class Lane:
         dataset: h5d.DatasetID,
         filters: tuple[int, ...],
         damaged: Callable[[str, str], Exception],
+        descriptor: int | None = None,
     ):
         self.height, self.width = (int(n) for n in dataset.get_create_plist().get_chunk())
         self.compression = compression_of(filters)
         self._dataset = dataset
         self._filters = filters
         self._damaged = damaged
+        self._descriptor = descriptor if hasattr(os, "preadv") else None
         self._present: NDArray[np.int64] | None = None
         self._skipping: set[int] = set()  # chunks that are stored without their checksum
+        self._places = np.empty((0, 2), np.int64)  # of each present chunk: address and size
 
     def forget(self) -> None:
         """Forget which chunks exist, because more are being written."""
@@ -59,7 +69,7 @@ class Lane:
             raise self._damaged(f"has only shape {shape}", "COM-002")
         self._check_present(rows, columns)
         try:
-            if self.compression is None:
+            if self.compression is None and not self._direct(out):
                 space = select(self._dataset, (rows, columns))
                 memory = in_memory(out, (rows, columns), at)
                 self._dataset.read(memory, space, out, self._dataset.get_type())
@@ -72,20 +82,23 @@ class Lane:
             raise self._damaged(what, "SUM-003") from error
 
     def _unpack(self, rows: slice, columns: slice, out: Array) -> None:
-        """Read compressed chunks, decoding several at a time."""
+        """Read chunks, verifying and decoding several at a time."""
+        if out.nbytes >= checksum.LARGE_BYTES:
+            checksum.prepare()
 
         def unpack(place: tuple[int, int]) -> None:
             top, left = place
             first, last = max(top, rows.start), min(top + self.height, rows.stop)
             start, stop = max(left, columns.start), min(left + self.width, columns.stop)
-            chunk = np.empty(self.height * self.width, out.dtype)
-            _, stored = self._dataset.read_direct_chunk((top, left))
-            decode_chunk(stored, self._filters, chunk)
-            tile = chunk.reshape(self.height, self.width)[first - top : last - top]
             target = out[first - rows.start : last - rows.start]
-            target[:, start - columns.start : stop - columns.start] = tile[
-                :, start - left : stop - left
-            ]
+            target = target[:, start - columns.start : stop - columns.start]
+            if self.compression is None and self.height == 1 and stop - start == self.width:
+                self._fetch_whole(top, left, target[0])
+                return
+            chunk = np.empty(self.height * self.width, out.dtype)
+            decode_chunk(self._fetch(top, left), self._filters, chunk)
+            tile = chunk.reshape(self.height, self.width)
+            target[...] = tile[first - top : last - top, start - left : stop - left]
 
         lefts = range(columns.start // self.width * self.width, columns.stop, self.width)
         tops = range(rows.start // self.height * self.height, rows.stop, self.height)
@@ -98,13 +111,48 @@ class Lane:
             for _ in pool.map(unpack, places):
                 pass
 
+    def _direct(self, out: Array) -> bool:
+        """Whether to read uncompressed chunks without the library and its lock."""
+        if self._descriptor is None or self.height * self.width * out.itemsize < _DIRECT_BYTES:
+            return False
+        return checksum.compiled() or (out.nbytes >= checksum.LARGE_BYTES and checksum.prepare())
+
+    def _fetch(self, top: int, left: int) -> NDArray[np.uint8]:
+        """A chunk as it lies in the file."""
+        if self._descriptor is None:
+            return np.frombuffer(self._dataset.read_direct_chunk((top, left))[1], np.uint8)
+        address, size = self._place(top, left)
+        if not 0 < size <= os.fstat(self._descriptor).st_size:
+            raise PackingError("the file ends within a chunk")
+        stored = np.empty(size, np.uint8)
+        if os.preadv(self._descriptor, [stored.data], address) != size:
+            raise PackingError("the file ends within a chunk")
+        return stored
+
+    def _fetch_whole(self, top: int, left: int, target: Array) -> None:
+        """An uncompressed chunk, straight to where it is wanted."""
+        assert self._descriptor is not None
+        address, size = self._place(top, left)
+        payload, stored = target.view(np.uint8), np.empty(4, np.uint8)
+        if size != len(payload) + 4:
+            raise PackingError(f"a chunk has {size} bytes where {len(payload) + 4} are due")
+        if os.preadv(self._descriptor, [payload.data, stored.data], address) != size:
+            raise PackingError("the file ends within a chunk")
+        verify(payload, stored)
+
+    def _place(self, top: int, left: int) -> tuple[int, int]:
+        assert self._present is not None  # looked at before any chunk is read
+        number = top // self.height * _MAX_CHUNKS_A_ROW + left // self.width
+        address, size = self._places[np.searchsorted(self._present, number)].tolist()
+        return address, size
+
     def _check_present(self, rows: slice, columns: slice) -> None:
         """HDF5 returns zeros for a chunk that is not there; look before reading."""
         across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
         down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
         wanted = down[:, None] * _MAX_CHUNKS_A_ROW + across
         if self._present is None:
-            self._present = self._stored_chunks()
+            self._present, self._places = self._stored_chunks()
         # One beyond all chunks, so that there is always a place to look at.
         known = np.append(self._present, np.iinfo(np.int64).max)
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
@@ -115,19 +163,28 @@ class Lane:
                 raise self._damaged(f"a chunk of row {row} skips a filter", "H5-011")
             raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")
 
-    def _stored_chunks(self) -> NDArray[np.int64]:
-        """Sorted numbers of the chunks that are stored with all their filters applied."""
-        numbers: list[int] = []
+    def _stored_chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The chunks that are stored with all their filters applied.
+
+        Returns:
+            Their numbers, sorted, and the address and size of each, shape (chunks, 2).
+        """
+        found: list[tuple[int, int, int]] = []
 
         def note(chunk: h5d.StoreInfo) -> None:
             row, column = chunk.chunk_offset
             if row < 2**38:
                 number = row // self.height * _MAX_CHUNKS_A_ROW + column // self.width
-                numbers.append(number) if chunk.filter_mask == 0 else self._skipping.add(number)
+                if chunk.filter_mask:
+                    self._skipping.add(number)
+                    return
+                found.append((number, min(chunk.byte_offset or 0, 2**62), min(chunk.size, 2**62)))
 
         self._skipping.clear()
         self._dataset.chunk_iter(note)
-        return np.sort(np.array(numbers, np.int64))
+        table = np.array(found, np.int64).reshape(-1, 3)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1:])
 
 
 def select(dataset: h5d.DatasetID, block: tuple[slice, ...]) -> h5s.SpaceID:

@@ -288,12 +288,30 @@ class Hdf5Store:
         if read_text(dataset, "dtype") != spec.dtype:
             raise self._wrong(spec.key, f"lacks the attribute dtype={spec.dtype!r}", "DT-003")
         try:
-            lane = Lane(dataset, filters, lambda what, rule: self._damaged(spec.key, what, rule))
+            lane = Lane(
+                dataset,
+                filters,
+                lambda what, rule: self._damaged(spec.key, what, rule),
+                self._descriptor(),
+            )
         except ValueError as error:
             raise self._wrong(spec.key, str(error), "H5-007") from error
         if lane.compression == "zstd" and self._writable:
             load_zstd(self._path)
         self._readers[spec.key] = lane
+
+    def _descriptor(self) -> int | None:
+        """The open file, for reading chunks where they lie; None if the library must.
+
+        It must where it may hold what is not yet in the file, and where addresses do not count
+        from the file's first byte.
+
+        Returns:
+            The library's own descriptor.
+        """
+        if self._writable or self._file.driver != "sec2" or self._file.userblock_size:
+            return None
+        return int(self._file.id.get_vfd_handle())
 
     @staticmethod
     def _stored(dataset: h5d.DatasetID) -> int:

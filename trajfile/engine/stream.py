@@ -11,6 +11,7 @@ from threading import Event, Thread
 import numpy as np
 import torch
 
+from trajfile.containers import checksum
 from trajfile.containers.base import Container
 from trajfile.engine.arena import padded
 from trajfile.engine.columns import Region
@@ -68,6 +69,8 @@ def run_pass(
         Damaged: If a checksum fails or a committed chunk is missing.
         ResourceError: If the device has not the memory.
     """
+    if plan.bytes_to_read >= checksum.LARGE_BYTES:
+        checksum.prepare()
     try:
         with _one_thread_each(machine):
             return _Pass(plan, container, machine, progress or (lambda done, total: None)).run()

@@ -1,0 +1,89 @@
+"""The checksum of HDF5's chunks, in NumPy, or compiled where much is to be read."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: From so many bytes on it is worth the time to load the compiler.
+LARGE_BYTES = 2**28
+
+_BLOCK = 2**15
+_WEIGHTS = np.arange(_BLOCK, 0, -1, dtype=np.float64)
+
+_compiled: Any = None
+_tried = False
+
+
+def prepare() -> bool:
+    """Make ready for much reading.
+
+    Returns:
+        Whether checksums are compiled from now on; False where Numba is not installed.
+    """
+    global _compiled, _tried
+    if not _tried and sys.byteorder == "little":
+        _tried = True
+        with suppress(ImportError):
+            from trajfile.containers.kernels import fletcher
+
+            _compiled = fletcher
+    return _compiled is not None
+
+
+def compiled() -> bool:
+    """Whether checksums are compiled."""
+    return _compiled is not None
+
+
+def fletcher32(data: NDArray[Any]) -> int:
+    """Fletcher's checksum as HDF5 computes it.
+
+    Over the big-endian 16-bit words w_1 .. w_n (an odd last byte counts as the high one):
+    sum_i w_i and sum_i (n - i + 1) w_i, both modulo 65535, where a positive sum that is a
+    multiple of it counts as 65535.
+
+    Args:
+        data: Bytes.
+
+    Returns:
+        The second sum in the high and the first in the low 16 bits.
+    """
+    padded = np.append(data, np.uint8(0)) if len(data) % 2 else data
+    if _compiled is not None and padded.ctypes.data % 2 == 0 and padded.flags.c_contiguous:
+        low, high = _compiled(padded.view(np.uint16))
+        # 256 w is w with its bytes exchanged, modulo 65535.
+        return (_fold(256 * int(high)) << 16) | _fold(256 * int(low))
+    return fletcher32_in_numpy(data)
+
+
+def fletcher32_in_numpy(data: NDArray[Any]) -> int:
+    """The same, without a compiler.
+
+    Args:
+        data: Bytes.
+
+    Returns:
+        As `fletcher32`.
+    """
+    padded = np.append(data, np.uint8(0)) if len(data) % 2 else data
+    words = padded.view(">u2")
+    low = high = 0
+    for start in range(0, len(words), _BLOCK):
+        # In float64 all is exact: within a block the weighted sum stays below 2^46. No BLAS:
+        # chunks are decoded in threads already.
+        block = words[start : start + _BLOCK].astype(np.float64)
+        total = int(block.sum())
+        block *= _WEIGHTS[-len(block) :]
+        weighted = int(block.sum())
+        high += weighted + len(block) * low
+        low += total
+    return (_fold(high) << 16) | _fold(low)
+
+
+def _fold(value: int) -> int:
+    return (value - 1) % 65535 + 1 if value else 0
