@@ -41,6 +41,9 @@ def main() -> None:
 def _prepare(task: Task) -> None:
     """Import what the work needs, before memory is limited."""
     import trajfile.validate  # noqa: F401 - it loads the containers
+    from trajfile.containers import checksum
+
+    checksum.forbid_compiling()  # it would write files
 
     if task.work == "analyze":
         import trajfile.analyze  # noqa: F401

@@ -41,12 +41,14 @@ def test_fletcher32_is_the_definition(data: bytes) -> None:
 @settings(deadline=None)  # the first call compiles
 @given(BYTES)
 def test_compiled_fletcher32_is_the_definition(data: bytes) -> None:
+    pytest.importorskip("numba")
     assert checksum.prepare()
     assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_word_by_word(data)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 511, 513, 719, 720, 65537, 200_001, 2_200_001])
 def test_fletcher32_is_that_of_the_library(tmp_path: Path, size: int) -> None:
+    pytest.importorskip("numba")
     assert checksum.prepare()
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     data[: size // 2] |= 0xF0  # sums that go round often
@@ -60,6 +62,7 @@ def test_fletcher32_is_that_of_the_library(tmp_path: Path, size: int) -> None:
 @pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read small chunks as large ones are: where they lie, without the library."""
+    pytest.importorskip("numba")
     assert checksum.prepare()
     monkeypatch.setattr(hdf5_lanes, "_DIRECT_BYTES", 0)
 

@@ -34,6 +34,7 @@ class TestHdf5Direct(OnDiskContract):
 
     @pytest.fixture(autouse=True)
     def _small_counts_as_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("numba")
         assert checksum.prepare()
         monkeypatch.setattr(hdf5_lanes, "_DIRECT_BYTES", 0)
         monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 0)

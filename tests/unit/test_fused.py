@@ -9,8 +9,9 @@ import pytest
 from tests.recorded import plan_for, recorded
 from tests.twin import Dense, measure
 from tests.unit.test_engine import EVERYTHING, SHAPES, agree, walk
+from trajfile.containers import checksum
 from trajfile.engine.device import Machine
-from trajfile.engine.fused import Fused
+from trajfile.engine.fused import Fused, kernels
 from trajfile.engine.needs import Inner, SampleGram
 from trajfile.engine.shares import Shares
 from trajfile.engine.stream import run_pass
@@ -108,6 +109,14 @@ def test_without_the_compiler_the_pass_goes_the_general_way(monkeypatch):
     found, _, done = compiled(dense, NEEDS[:1], monkeypatch)
     assert not done
     agree(found, measure(dense, NEEDS[:1]), 1e-5)
+
+
+def test_where_compiling_is_forbidden_there_are_no_kernels(monkeypatch):
+    monkeypatch.setattr(checksum, "_compiled", None)
+    monkeypatch.setattr(checksum, "_tried", False)
+    checksum.forbid_compiling()
+    assert not checksum.prepare()
+    assert kernels() is None
 
 
 def test_shares_of_a_lane_are_taken_in_order_and_others_need_not_wait():

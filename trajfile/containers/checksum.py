@@ -23,16 +23,23 @@ def prepare() -> bool:
     """Make ready for much reading.
 
     Returns:
-        Whether checksums are compiled from now on; False where Numba is not installed.
+        Whether checksums are compiled from now on; False where Numba is not installed, cannot
+        keep what it compiled, or is forbidden.
     """
     global _compiled, _tried
     if not _tried and sys.byteorder == "little":
         _tried = True
-        with suppress(ImportError):
+        with suppress(ImportError, OSError):
             from trajfile.containers.kernels import fletcher
 
             _compiled = fletcher
     return _compiled is not None
+
+
+def forbid_compiling() -> None:
+    """Do without a compiler from now on: it writes files, which not every process may."""
+    global _compiled, _tried
+    _compiled, _tried = None, True
 
 
 def compiled() -> bool:

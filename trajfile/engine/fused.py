@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trajfile.containers import checksum
 from trajfile.engine.arena import Arena
 from trajfile.engine.columns import Region, staged_dtype
 from trajfile.engine.lanes import Held, Lane, Tile
@@ -35,7 +36,9 @@ _DTYPES = {"float32", "bfloat16"}
 
 
 def kernels() -> Any | None:
-    """The compiled kernels; None where Numba is not installed or does not work."""
+    """The compiled kernels; None where Numba is not installed or is forbidden."""
+    if not checksum.prepare():
+        return None
     try:
         from trajfile.engine import kernels
     except ImportError:
