@@ -12,7 +12,8 @@ from pathlib import Path
 from trajfile.containers import open_container
 from trajfile.containers.base import Container
 
-_ZARR_DOCUMENT = "zarr.json"
+# The second is there before the first while a trajectory is being created.
+_ZARR_DOCUMENTS = ("zarr.json", "manifest/zarr.json")
 
 #: How the kind of every container of checkpoints ends: ``torch checkpoints``.
 CHECKPOINTS = " checkpoints"
@@ -45,7 +46,7 @@ def is_checkpoints(path: Path) -> bool:
         name; of what does not exist, whether it is a pattern.
     """
     if path.is_dir():
-        return not os.path.lexists(path / _ZARR_DOCUMENT)
+        return not any(os.path.lexists(path / document) for document in _ZARR_DOCUMENTS)
     from trajfile.importers.kinds import kind_of
 
     if path.exists():
