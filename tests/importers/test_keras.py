@@ -79,7 +79,7 @@ def test_links_and_other_storage_are_refused(tmp_path):
     path = tmp_path / "step_1.weights.h5"
     with h5py.File(path, "w") as file:
         file["layers/dense/vars/0"] = h5py.ExternalLink("/etc/passwd", "/x")
-    refused(path, Unsafe, "CKPT-007", "external link")
+    refused(path, Unsafe, "CKPT-007", "external or user-defined link")
     with h5py.File(path, "w") as file:
         file.create_dataset("w/vars/0", (4,), "f4", external=[("elsewhere.raw", 0, 16)])
     refused(path, Unsafe, "CKPT-007", "in another file")

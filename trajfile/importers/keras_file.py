@@ -35,7 +35,11 @@ _UNNAMED = "the optimizer's state does not say which variable it is of"
 _RULES = {
     "CORE-002": "CKPT-010",
     "CORE-006": "CKPT-004",
-    "CORE-008": "CKPT-007",
+    "H5-002": "CKPT-007",
+    "H5-003": "CKPT-007",
+    "H5-004": "CKPT-009",
+    "H5-005": "CKPT-010",
+    "H5-013": "CKPT-010",
     "CORE-010": "CKPT-008",
     "CORE-012": "CKPT-004",
 }
@@ -66,7 +70,8 @@ def read_keras(path: Path, root: Path, files: Files) -> Checkpoint:
             found = dict(_variables(opened, file))
             names = {group: _layer(opened, group) for group in {_group(key) for key in found}}
     except FormatError as error:
-        error.rule = _RULES.get(error.rule, error.rule)
+        if not error.rule.startswith("CKPT"):
+            error.rule = _RULES.get(error.rule, "CKPT-004")
         raise
     model = {key: place for key, place in found.items() if not key.startswith(_OPTIMIZER)}
     running = set(_running(model))
