@@ -145,12 +145,14 @@ def laws_of(
 
     Returns:
         Those that are known; none where the laws do not apply: no scale-invariant tensors, an
-        optimizer that is not plain SGD, gradients missing, still scaled or replayed, a norm that
-        is held constant.
+        optimizer that is not plain SGD, gradients missing, still scaled, replayed or not those
+        applied, a norm that is held constant.
     """
     header = measured.header
     plain = header.is_plain_sgd or not header.optimizer.get("name")
-    foreign = header.gradient.get("stage") in {"scaled", "replayed"}
+    # Recorded raw while clipped ones were applied: the norm grew by others than these.
+    other = header.gradient.get("applied") not in {None, header.gradient.get("stage")}
+    foreign = header.gradient.get("stage") in {"scaled", "replayed"} or other
     usable = header.has("gradients") and not foreign
     if not (plain and usable and invariant.tensors) or norm_is_held(square):
         return LawResiduals(np.empty(0), np.empty(0))

@@ -87,7 +87,7 @@ class GradientNoise(Metric):
                 "at the same params. Gradients of consecutive steps cannot stand in for them.",
                 GRADIENT_SAMPLES,
             )
-        if header.gradient.get("stage") == "scaled":
+        if _stage(header) == "scaled":
             return Skipped(
                 "The gradient samples were recorded with a loss scale in them, which their "
                 "covariance cannot be told from; record them unscaled.",
@@ -225,9 +225,14 @@ class GradientNoise(Metric):
                 "Eigenvalues scale with the batch size, so compare them only at equal batch size; "
                 "with gradient batch_size and dataset_size recorded they are given per example too."
             )
-        if header.gradient.get("stage") == "clipped":
+        if _stage(header) == "clipped":
             notes.append("The samples were clipped: where the clip acted, the spectrum is cut.")
         return notes
+
+
+def _stage(header: Header) -> object:
+    """What the samples have been through, which need not be what the gradients have."""
+    return header.gradient.get("sample_stage") or header.gradient.get("stage")
 
 
 def _per_example(header: Header) -> tuple[int | None, float | None]:

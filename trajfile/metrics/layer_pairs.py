@@ -82,6 +82,12 @@ def _no_law(header: Header, chain: LayerChain) -> str | None:
     stage = header.gradient.get("stage") or "raw"
     if stage != "raw":
         return f"The law of the imbalance needs raw gradients; these are {stage}."
+    applied = header.gradient.get("applied") or "raw"
+    if applied != "raw":
+        return (
+            f"The law of the imbalance ties updates to gradients, and the {applied} ones that were "
+            "applied are not those recorded; it was not checked."
+        )
     if any(name not in header.tensors[GRADIENTS] for name in chain.names):
         return "The law of the imbalance needs the gradients of all layers."
     common = header.timeline_steps(PAIRED)
