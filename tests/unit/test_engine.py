@@ -354,28 +354,6 @@ def test_damage_met_by_the_reading_thread_is_raised_and_leaves_no_thread(dense):
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("budget", [2**30, 100_000])
-def test_several_readers_read_the_same_bytes_once(dense, expected, budget):
-    import threading
-
-    container = recorded(dense, width=8)
-    plan = plan_for(container, EVERYTHING, budget=budget)
-    plan = replace(plan, profile=replace(plan.profile, readers=3))
-    before = threading.active_count()
-    result = run_pass(plan, container, Machine(plan.profile))
-    agree(result.measurements, expected)
-    assert container.bytes_read == result.bytes_read == plan.bytes_to_read
-    assert threading.active_count() == before
-    container.read = fails
-    with pytest.raises(Damaged, match="broken"):
-        run_pass(plan, container, Machine(plan.profile))
-    assert threading.active_count() == before
-
-
-def fails(*arguments):
-    raise Damaged("a chunk is broken", path="memory", rule="SUM-003")
-
-
 def test_an_interruption_stops_the_pass_and_its_threads(dense):
     import threading
 

@@ -14,8 +14,6 @@ _CACHE_BYTES = 12 * 2**20
 _DEVICE_BYTES = 2**28
 #: More threads than this wait for the one that reads.
 _MOST_WORKERS = 8
-#: More threads than this read no faster: memory is what they wait for.
-_MOST_READERS = 16
 
 
 #: Products of fewer elements take well under a second in float64. Of more, they would take
@@ -29,9 +27,8 @@ def cpu_profile(cores: int) -> Profile:
 
 
 def cuda_profile(index: int) -> Profile:
-    """A CUDA device: two tiles in pinned memory and two on the device; the cores all read."""
-    readers = min(available_cores(), _MOST_READERS)
-    return Profile(f"cuda:{index}", 1, 4, _DEVICE_BYTES, lanes=1, readers=readers)
+    """A CUDA device: two tiles in pinned memory and two on the device."""
+    return Profile(f"cuda:{index}", 1, 4, _DEVICE_BYTES, lanes=1)
 
 
 def profile_for(device: str) -> Profile:

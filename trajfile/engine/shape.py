@@ -51,7 +51,6 @@ class Profile:
             in no more. Infinite where float64 never holds up the reading.
         lanes: Into how many shares, each with sums of its own, columns are divided at most. It
             does not depend on the number of workers, and so the sums do not.
-        readers: How many threads read and verify the rows of a tile.
     """
 
     device: str
@@ -60,7 +59,6 @@ class Profile:
     scratch: int
     single_above: float = math.inf
     lanes: int = 8
-    readers: int = 1
 
 
 @dataclass(frozen=True)

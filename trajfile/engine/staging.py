@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -66,8 +65,6 @@ def read_tile(
     block: Block,
     recorded: Mapping[str, Index],
     buffer: Bytes,
-    pool: Executor | None = None,
-    readers: int = 1,
 ) -> int:
     """Read a tile.
 
@@ -77,8 +74,6 @@ def read_tile(
         block: Its time block.
         recorded: For each stream the recorded row of each selected row.
         buffer: Where to; every byte of every part is written.
-        pool: Threads that read rows of a part side by side; None reads in this one.
-        readers: How many they are.
 
     Returns:
         The number of recorded bytes read.
@@ -96,24 +91,9 @@ def read_tile(
         raw = buffer[end - raw_bytes : end].view(numpy_dtype(run.lane))
         raw = raw.reshape(part.rows, run.stop - run.start)
         rows = recorded[part.stream][block.staged[part.stream]]
-
-        def read(
-            span: tuple[int, int],
-            part: Part = part,
-            rows: Index = rows,
-            columns: slice = columns,
-            raw: NDArray[np.generic] = raw,
-        ) -> None:
-            first = int(rows[span[0]])
-            where = slice(first, first + span[1] - span[0])
-            container.read(part.stream, part.run.lane, where, columns, raw[span[0] : span[1]])
-
-        if pool is None:
-            for span in consecutive(rows):
-                read(span)
-        else:
-            for _ in pool.map(read, _shared(rows, readers)):
-                pass  # the first failure is raised here
+        for start, stop in consecutive(rows):
+            where = slice(int(rows[start]), int(rows[start]) + stop - start)
+            container.read(part.stream, run.lane, where, columns, raw[start:stop])
         if part.nbytes != raw_bytes:
             _widen(raw, part.of(buffer))
         count += raw_bytes
@@ -127,13 +107,6 @@ def _widen(raw: NDArray[np.generic], staged: NDArray[np.generic]) -> None:
     """
     for row in range(len(raw)):
         staged[row] = raw[row].astype(staged.dtype)
-
-
-def _shared(rows: Index, readers: int) -> Iterator[tuple[int, int]]:
-    """The stretches of `consecutive`, cut so that there is one for each reader or more."""
-    most = max(1, -(-len(rows) // readers))
-    for start, stop in consecutive(rows):
-        yield from ((a, min(a + most, stop)) for a in range(start, stop, most))
 
 
 def consecutive(rows: Index) -> Iterator[tuple[int, int]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -158,14 +157,6 @@ class _Pass:
 
     def _read_ahead(self) -> None:
         """Fill free slots with tiles, in order, until all are read or the pass stops."""
-        readers = self.plan.profile.readers
-        with ExitStack() as kept:
-            pool = None
-            if readers > 1:
-                pool = kept.enter_context(ThreadPoolExecutor(readers, "trajfile-read"))
-            self._read_tiles(pool, readers)
-
-    def _read_tiles(self, pool: ThreadPoolExecutor | None, readers: int) -> None:
         try:
             for strip in self.plan.strips:
                 for number, block in enumerate(self.plan.blocks):
@@ -176,7 +167,7 @@ class _Pass:
                     parts = tile_parts(strip, block)
                     recorded = self.plan.layout.rows
                     buffer = slot.host.numpy()
-                    count = read_tile(self.container, parts, block, recorded, buffer, pool, readers)
+                    count = read_tile(self.container, parts, block, recorded, buffer)
                     work = tuple(self._work(region, number) for region in strip.regions)
                     self.shares.put(_Staged(Tile(strip, block, parts, slot, work), count))
         except BaseException as error:
