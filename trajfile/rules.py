@@ -118,7 +118,17 @@ _REMARKS = {
 
 #: Of these a file breaks none that does any harm to a reader which keeps to the rest.
 _FOR_VALIDATORS = {
-    *("CORE-014", "CORE-015", "STR-008", "STR-009", "STR-010", "STR-011", "STR-012", "DT-003"),
+    *(
+        "CORE-014",
+        "CORE-015",
+        "CORE-016",
+        "STR-008",
+        "STR-009",
+        "STR-010",
+        "STR-011",
+        "STR-012",
+        "DT-003",
+    ),
     *("COM-003", "COM-004", "COM-005", "COM-006"),
     *("H5-004", "H5-005", "H5-008", "H5-009", "H5-010", "H5-013"),
     *("ZR-003", "ZR-004", "ZR-005", "ZR-006", "ZR-009", "ZR-010", "ZR-011", "ZR-012"),

@@ -80,6 +80,12 @@ def inflate(data: bytes, codec: str | None, size: int) -> bytes:
         stated = int.from_bytes(data[start : start + length], "little") + 256 * (wide == 1)
         demand(length and stated == size, "SUM-003")
         data = Zstd().decode(data)
+    elif codec == "blosc":
+        from numcodecs.blosc import Blosc
+
+        sizes = [int.from_bytes(data[at : at + 4], "little") for at in (4, 12)]
+        demand(len(data) >= 16 and sizes == [size, len(data)], "SUM-003")
+        data = Blosc().decode(data)
     elif codec is not None:
         data = zlib.decompressobj(31 if codec == "gzip" else 15).decompress(data, size + 1)
     demand(len(data) == size, "SUM-003")
@@ -96,6 +102,8 @@ def regular(path: Path, rule: str) -> bytes:
 
 class Hdf5:
     """The arrays of an HDF5 file."""
+
+    archive = False
 
     def __init__(self, path: Path):
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as raw:
@@ -157,7 +165,7 @@ class Hdf5:
             order = [f for f in (2, 1, 32015, 3) if f in filters]
             demand(filters == order and 3 in filters and not {1, 32015} <= {*filters}, "H5-007")
             chunk = plist.get_chunk()
-            demand(chunk[0] == 1 and chunk[1] <= 262144, "H5-010")
+            demand((chunk[0] == 1 or self.archive) and math.prod(chunk) <= 262144, "H5-010")
         else:
             demand(not filters, "H5-008")
         return dataset
@@ -192,29 +200,32 @@ class Hdf5:
         demand(n == 0 or (row < dataset.shape[0] and n <= dataset.shape[1]), "COM-002")
         plist, data = dataset.get_create_plist(), b""
         filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
-        width = plist.get_chunk()[1]
+        height, width = plist.get_chunk()
+        tile, line = row // height * height, row % height
         if key not in self.present:
             self.present[key] = {}
             dataset.chunk_iter(
                 lambda c: self.present[key].__setitem__(tuple(c.chunk_offset), c.filter_mask)
             )
         for column in range(0, n, width):
-            skipped = self.present[key].get((row, column))
+            skipped = self.present[key].get((tile, column))
             demand(skipped is not None, "SUM-002")
             demand(skipped == 0, "H5-011")
-            stored = dataset.read_direct_chunk((row, column))[1]
+            stored = dataset.read_direct_chunk((tile, column))[1]
             demand(fletcher32(stored[:-4]) == int.from_bytes(stored[-4:], "little"), "SUM-003")
             codec = "zlib" if 1 in filters else "zstd" if 32015 in filters else None
-            chunk = inflate(stored[:-4], codec, width * item)
+            chunk = inflate(stored[:-4], codec, height * width * item)
             if 2 in filters:
-                planes = np.frombuffer(chunk, np.uint8).reshape(item, width)
+                planes = np.frombuffer(chunk, np.uint8).reshape(item, height * width)
                 chunk = planes.T.tobytes()
-            data += chunk
+            data += chunk[line * width * item :][: width * item]
         return data[: n * item]
 
 
 class Zarr:
     """The arrays of a Zarr v3 folder."""
+
+    archive = False
 
     def __init__(self, path: Path):
         self.path, self.documents = path, {}
@@ -261,7 +272,8 @@ class Zarr:
             demand(grid["name"] == "regular" and len(found["chunk"]) == rank, "ZR-004")
             demand((keys["name"], separator) == ("default", "."), "ZR-005")
             demand(not found.get("storage_transformers"), "ZR-006")
-            demand({*names, *packed, *ends} <= CODECS, "ZR-007")
+            packers = ("gzip", "zstd", *(["blosc"] if self.archive and lane else []))
+            demand({*names, *packed, *ends} <= CODECS | {*packers}, "ZR-007")
             demand(
                 names == ["sharding_indexed" if lane else "bytes"], "ZR-008" if lane else "ZR-010"
             )
@@ -269,10 +281,11 @@ class Zarr:
             if lane:
                 found["codec"] = packed[1] if len(packed) == 3 else None
                 demand(packed[:1] + packed[-1:] == ends == ["bytes", "crc32c"], "ZR-008")
-                demand(len(packed) == 2 or found["codec"] in ("gzip", "zstd"), "ZR-008")
+                demand(len(packed) == 2 or found["codec"] in packers, "ZR-008")
                 demand(inner.get("index_location", "end") == "end", "ZR-008")
                 (row, found["width"]), (outer, columns) = inner["chunk_shape"], found["chunk"]
-                demand(row == outer == 1 and 1 <= found["width"] <= 262144, "ZR-009")
+                demand(row == outer and (row == 1 or self.archive), "ZR-009")
+                demand(row >= 1 and 1 <= row * found["width"] <= 262144, "ZR-009")
                 demand(columns % found["width"] == 0 and 1 <= columns <= 2**26, "ZR-009")
             else:
                 demand(1 <= math.prod(found["chunk"]) <= 2**24, "ZR-011")
@@ -310,19 +323,22 @@ class Zarr:
         """The first columns of a row of a lane."""
         found, data = self.open(key, 2, dtype, lane=True), b""
         demand(count <= found["shape"][1], "CORE-007")
-        width, chunks = found["width"], found["chunk"][1] // found["width"]
-        for first in range(0, count, found["chunk"][1]):
-            shard = regular(self.path / key / f"c.{row}.{first // found['chunk'][1]}", "SUM-002")
+        (height, columns), width = found["chunk"], found["width"]
+        chunks, line = columns // width, row % height
+        for first in range(0, count, columns):
+            place = f"c.{row // height}.{first // columns}"
+            shard = regular(self.path / key / place, "SUM-002")
             index, end = shard[-16 * chunks - 4 : -4], len(shard) - 16 * chunks - 4
             demand(end >= 0 and crc32c(index) == int.from_bytes(shard[-4:], "little"), "SUM-003")
-            needed = -(-min(count - first, found["chunk"][1]) // width)
+            needed = -(-min(count - first, columns) // width)
             for number in range(needed):
                 start, size = struct.unpack_from("<QQ", index, 16 * number)
                 demand(start != NEVER, "SUM-002")
                 demand(size >= 4 and start + size <= end, "SUM-003")
                 stored, check = shard[start : start + size - 4], shard[start + size - 4 :][:4]
                 demand(crc32c(stored) == int.from_bytes(check, "little"), "SUM-003")
-                data += inflate(stored, found["codec"], width * item)
+                chunk = inflate(stored, found["codec"], height * width * item)
+                data += chunk[line * width * item :][: width * item]
         return data[: count * item]
 
 
@@ -440,7 +456,8 @@ def read(path: Path) -> dict:
     version = root["format_version"]
     demand(len(version) == 2 and all(type(n) is int for n in version), "CORE-008")
     demand(version[0] == 1, "CORE-004")
-    demand(not root["requires"], "CORE-005")
+    demand({*root["requires"]} <= {"archive"}, "CORE-005")
+    store.archive = "archive" in root["requires"]
     store.check()
     records, n = last_record(store.table("commits", "uint64", 2))
     record = records[-1] if records else [0] * (8 + 2 * n)

@@ -416,8 +416,11 @@ def zarr() -> Iterator[Broken]:
     spoil = zr.edited(step, storage_transformers=[{"name": "cipher"}])
     yield only_zarr("transformer", "ZR-006", says, spoil)
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    blosc = [little, {"name": "blosc", "configuration": {"cname": "lz4"}}]
-    yield only_zarr("codec", "ZR-007", "a codec of another kind", zr.edited(step, codecs=blosc))
+    other = [little, {"name": "blosc", "configuration": {"cname": "lz4"}}]
+    yield only_zarr("codec", "ZR-007", "a codec of another kind", zr.edited(step, codecs=other))
+    says = "a lane of blosc in what is no archive"
+    blosc = replace(SMALL, compression="blosc")
+    yield only_zarr("blosc", "ZR-007", says, lambda path: None, style=blosc)
     says = "a lane without checksums"
     yield only_zarr("no_crc", "ZR-008", says, zr.inner(lane, codecs=[little]))
     says = "a shard's index at its start"

@@ -33,10 +33,11 @@ class Style:
 
     Attributes:
         width: Columns of a chunk of a lane.
+        height: Its rows; more than one in archives.
         joined_width: The same for columns that join, where they lie apart.
         shard: Chunks of a shard in Zarr.
         table_rows: Rows of a table's chunk.
-        compression: None, ``gzip`` or ``zstd``.
+        compression: None, ``gzip`` or ``zstd``; in archives in Zarr also ``blosc``.
         shuffle: Whether HDF5 shuffles bytes before it compresses.
         spare: Rows and columns by which the arrays are larger than what is committed.
         joined: Whether HDF5 has a dataset for columns that join where none has.
@@ -44,6 +45,7 @@ class Style:
     """
 
     width: int = 4
+    height: int = 1
     joined_width: int = 4
     shard: int = 1
     table_rows: int = 8

@@ -92,7 +92,7 @@ def _create(
             dtype = "float64"
         limit = tuple(h5s.UNLIMITED if key == "scalars/value" else n for n in columns)
     else:
-        plist.set_chunk((1, min(width, columns[0] or width)))  # the library wants it so
+        plist.set_chunk((style.height, min(width, columns[0] or width)))  # the library wants it so
         if style.compression is not None and style.shuffle:
             plist.set_shuffle()
         if style.compression == "gzip":

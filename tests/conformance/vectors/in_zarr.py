@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from tests.conformance.vectors.image import Image, Lane, Style, crc, item
@@ -18,6 +20,12 @@ _CRC = {"name": "crc32c"}
 _COMPRESSORS: dict[str | None, list[dict[str, Any]]] = {
     None: [],
     "gzip": [{"name": "gzip", "configuration": {"level": 6}}],
+    "blosc": [
+        {
+            "name": "blosc",
+            "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "blocksize": 0},
+        }
+    ],
     "zstd": [{"name": "zstd", "configuration": {"level": 3, "checksum": True}}],
 }
 
@@ -52,21 +60,23 @@ def array(data_type: str, shape: list[int], chunk: list[int], fill: object) -> d
     }
 
 
-def shard(row: Bits, width: int, chunks: int, compression: str | None) -> bytes:
-    """One shard: the chunks that the row's columns reach, then the index."""
+def shard(rows: Bits, width: int, chunks: int, compression: str | None) -> bytes:
+    """One shard: the chunks that the columns of its rows reach, then the index."""
     data, index = b"", np.full((chunks, 2), 2**64 - 1, "<u8")
-    for number in range(-(-len(row) // width)):
-        chunk = row[number * width : (number + 1) * width]
-        payload = np.pad(chunk, (0, width - len(chunk))).tobytes()
-        payload = compress(payload, compression)
+    for number in range(-(-rows.shape[1] // width)):
+        chunk = rows[:, number * width : (number + 1) * width]
+        chunk = np.pad(chunk, ((0, 0), (0, width - chunk.shape[1])))
+        payload = compress(chunk.tobytes(), compression, chunk.itemsize)
         payload += crc(payload).to_bytes(4, "little")
         index[number] = len(data), len(payload)
         data += payload
     return data + index.tobytes() + crc(index.tobytes()).to_bytes(4, "little")
 
 
-def compress(payload: bytes, compression: str | None) -> bytes:
-    """Compress a chunk; the same bytes each time."""
+def compress(payload: bytes, compression: str | None, size: int = 1) -> bytes:
+    """Compress a chunk of elements of this size; the same bytes each time."""
+    if compression == "blosc":
+        return bytes(Blosc("zstd", 5, Blosc.SHUFFLE).encode(np.frombuffer(payload, f"<u{size}")))
     if compression == "gzip":
         return gzip.compress(payload, 6, mtime=0)
     if compression == "zstd":
@@ -104,19 +114,28 @@ def _write_lane(folder: Path, lane: Lane, style: Style) -> None:
     name = lane.dtype if native else f"uint{8 * item(lane.dtype)}"
     bits = 8 * item(lane.dtype)
     fill = {"f": "NaN", "i": -(2 ** (bits - 1)), "u": 2**bits - 1}[name[0]]
-    document = array(name, shape, [1, columns], fill)
+    height = style.height
+    document = array(name, shape, [height, columns], fill)
+    packers = copy.deepcopy(_COMPRESSORS[style.compression])
+    if style.compression == "blosc":
+        packers[0]["configuration"]["typesize"] = item(lane.dtype)
     inner = {
-        "chunk_shape": [1, style.width],
-        "codecs": [_BYTES, *_COMPRESSORS[style.compression], _CRC],
+        "chunk_shape": [height, style.width],
+        "codecs": [_BYTES, *packers, _CRC],
         "index_codecs": [_BYTES, _CRC],
         "index_location": "end",
     }
     document["codecs"] = [{"name": "sharding_indexed", "configuration": inner}]
     document["attributes"] = {"dtype": lane.dtype}
     _put(folder / "zarr.json", document)
-    for number, row in enumerate(lane.rows):
-        for place, first in enumerate(range(0, len(row), columns)):
-            data = shard(row[first : first + columns], style.width, style.shard, style.compression)
+    for number in range(-(-len(lane.rows) // height)):
+        rows = lane.rows[number * height : (number + 1) * height]
+        block = np.zeros((height, max(map(len, rows))), f"<u{item(lane.dtype)}")
+        for target, row in zip(block, rows, strict=False):
+            target[: len(row)] = row
+        for place, first in enumerate(range(0, block.shape[1], columns)):
+            part = block[:, first : first + columns]
+            data = shard(part, style.width, style.shard, style.compression)
             (folder / f"c.{number}.{place}").write_bytes(data)
 
 

@@ -62,7 +62,8 @@ def _answer(vector: Valid | Broken) -> tuple[str, dict[str, Any]]:
     """The folder of a vector, and its JSON."""
     about = vector.says[0].upper() + vector.says[1:].rstrip(".") + "."
     if isinstance(vector, Valid):
-        return "valid", {"about": about, "content": content(vector.run)}
+        needs = {"requires": list(vector.requires)} if vector.requires else {}
+        return "valid", {"about": about, **needs, "content": content(vector.run)}
     reader = "every reader" if RULES[vector.rule].every_reader else "validator"
     return "broken", {"about": about, "rule": vector.rule, "detected_by": reader}
 

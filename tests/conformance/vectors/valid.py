@@ -40,6 +40,7 @@ class Valid:
         killed: Whether trajfile is stopped before it closes.
         change: What else is done to the arrays.
         containers: Those it is made for.
+        requires: Features without which it cannot be read.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Valid:
     killed: bool = False
     change: Callable[[Image], None] = lambda image: None
     containers: tuple[str, ...] = CONTAINERS
+    requires: tuple[str, ...] = ()
 
     def image(self) -> Image:
         """Its arrays."""
@@ -327,6 +329,13 @@ def _loose_json(image: Image) -> None:
         row[:] = record(*body)
 
 
+def _archived(image: Image) -> None:
+    """Let it be an archive, whose lanes are as wide as they ever got."""
+    image.attributes["requires"] = ["archive"]
+    for lane in image.lanes.values():
+        lane.at_creation = max(len(row) for row in lane.rows)
+
+
 def valid_vectors() -> Iterator[Valid]:
     """All of them."""
     free = Style()
@@ -369,6 +378,13 @@ def valid_vectors() -> Iterator[Valid]:
     yield Valid("wide_shuffled_gzip", "bytes shuffled first", wide(), style, containers=("hdf5",))
     style = replace(style, compression="zstd")
     yield Valid("wide_shuffled_zstd", "bytes shuffled first", wide(), style, containers=("hdf5",))
+    for packed in (None, "gzip", "zstd", "blosc"):
+        style = Style(width=5, height=2, shard=2, compression=packed, joined=False)
+        says = f"an archive: tiles of two rows, the last not full. Compression: {packed}."
+        name = "archive" if packed is None else f"archive_{packed}"
+        kinds = CONTAINERS if packed != "blosc" else ("zarr",)
+        needs = ("archive",)
+        yield Valid(name, says, wide(), style, None, False, _archived, kinds, needs)
     style = Style(width=1, joined_width=2, table_rows=1)
     yield Valid("narrow", "chunks of one element, tables of one row a chunk", wide(), style)
     joined = replace(free, joined=False)
