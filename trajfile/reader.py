@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
 from trajfile.engine.header import Header
-from trajfile.errors import UsageError
+from trajfile.errors import Damaged, UsageError
 from trajfile.importers import CHECKPOINTS, open_source
 from trajfile.lazy import StreamView
 from trajfile.paths import local_path
@@ -84,6 +84,20 @@ class Trajectory:
         self.container = container
         self.manifest: Manifest = container.manifest()
         self._keys = {name: container.keys(name) for name in self.manifest.by_name}
+        for name, (steps, samples) in self._keys.items():
+            # All that is looked up by step rests on their order.
+            rises = np.diff(steps, prepend=-1) > 0
+            within = np.zeros(len(steps), np.bool_)
+            if samples is not None:
+                within = (np.diff(steps, prepend=-1) == 0) & (np.diff(samples, prepend=-1) == 1)
+            if not (rises | within).all():
+                raise Damaged(
+                    f"{self.path}, /streams/{name}/step: steps do not increase from row to row; "
+                    "restore it from a copy",
+                    path=self.path,
+                    location=f"/streams/{name}/step",
+                    rule="STR-008",
+                )
 
     @property
     def path(self) -> str:

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trajfile
+from tests.conformance.breakers import sound_run
+from tests.conformance.forge import rekey
 from tests.unit.in_memory import trajectory
 from tests.unit.runs import theta
 from trajfile.reader import Trajectory
@@ -263,3 +265,12 @@ def test_the_public_names_are_functions_whatever_is_imported_first(first):
         "assert 'validate' in dir(trajfile) and not hasattr(trajfile, 'nothing')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("steps", [[0, 2, 2, 3], [0, 2, 1, 3], [-1, 0, 1, 2]])
+def test_steps_out_of_order_are_refused(tmp_path, steps):
+    path = sound_run(tmp_path / "run.h5")
+    rekey(path, "gradients", lambda found: found.__setitem__(slice(None), steps))
+    with pytest.raises(trajfile.Damaged, match="do not increase") as refused:
+        trajfile.open(path)
+    assert refused.value.rule == "STR-008"
