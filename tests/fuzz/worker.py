@@ -103,7 +103,7 @@ def _read(run: trajfile.Trajectory) -> None:
                 run.container.read(spec.name, lane, slice(0, rows), slice(0, columns), out)
 
 
-def _watch(inside: Path) -> list[bool]:
+def watch(inside: Path) -> list[bool]:
     """Refuse to touch anything outside of a folder while the returned switch is on."""
     switch = [False]
     prefix = str(inside)
@@ -148,7 +148,7 @@ def main() -> None:
             image.write(folder / f"warm{image.suffix}")
             use(folder / f"warm{image.suffix}", 0)
         place = options.keep.resolve() if options.keep else folder
-        switch = _watch(place)
+        switch = watch(place)
         _limit_memory()
         for number in range(options.start, options.start + options.count):
             image = make(images, options.seed, number)
