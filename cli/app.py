@@ -17,6 +17,7 @@ from .commands.convert import convert
 from .commands.export import export
 from .commands.info import info
 from .commands.metrics import metrics
+from .commands.repair import repair
 from .commands.validate import validate
 from .exits import guarded
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (info, analyze, validate, audit, convert, export, metrics):
+for command in (info, analyze, validate, repair, audit, convert, export, metrics):
     app.command()(guarded(command))
 
 

@@ -93,6 +93,18 @@ Replay = Annotated[
 Deep = Annotated[
     bool, typer.Option("--deep", help="Read every committed byte, and so verify every checksum.")
 ]
+Repaired = Annotated[
+    str | None,
+    typer.Option(
+        "--out", "-o", metavar="OUT", help="Where the clean run goes; beside the run by default."
+    ),
+]
+InPlace = Annotated[
+    bool,
+    typer.Option(
+        "--in-place", help="Put the clean run in the place of the damaged one, which is kept aside."
+    ),
+]
 SkipDamaged = Annotated[
     bool,
     typer.Option(

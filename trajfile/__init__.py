@@ -1,8 +1,8 @@
 """trajfile: record a neural network's training trajectory once, and ask it questions later.
 
-`Writer` records, `open` reads, `analyze` answers, `validate` checks, `convert` copies,
-`export` takes tensors out. Importing the package loads none of h5py, zarr and torch: each name
-brings what it needs when it is first used.
+`Writer` records, `open` reads, `analyze` answers, `validate` checks, `repair` saves what is whole,
+`convert` copies, `export` takes tensors out. Importing the package loads none of h5py, zarr and
+torch: each name brings what it needs when it is first used.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from trajfile.export import export as export
     from trajfile.reader import Trajectory
     from trajfile.reader import open_trajectory as open
+    from trajfile.repair import RepairReport as RepairReport
+    from trajfile.repair import repair as repair
     from trajfile.report import Report
     from trajfile.validate import validate as validate
     from trajfile.writer import Writer
@@ -48,6 +50,7 @@ __all__ = [
     "MissingTensor",
     "NotATrajectory",
     "RecordError",
+    "RepairReport",
     "Report",
     "ResourceError",
     "ShapeMismatch",
@@ -65,10 +68,12 @@ __all__ = [
     "convert",
     "export",
     "open",
+    "repair",
     "validate",
 ]
 
 _PLACES = {
+    "RepairReport": "repair",
     "Report": "report",
     "Trajectory": "reader",
     "Writer": "writer",
@@ -76,6 +81,7 @@ _PLACES = {
     "convert": "convert",
     "export": "export",
     "open": "reader",
+    "repair": "repair",
     "validate": "validate",
 }
 

@@ -22,6 +22,7 @@ def create(
     *,
     compression: Compression = None,
     durability: Durability = "process",
+    uuid: str | None = None,
 ) -> Container:
     """Create an empty trajectory that can be appended to.
 
@@ -31,6 +32,7 @@ def create(
         manifest: The first revision; its streams are all there will ever be.
         compression: How lanes are compressed.
         durability: ``process`` survives a kill; ``power`` also forces each commit to the disk.
+        uuid: Of the trajectory that it will be a copy of; a new one by default.
 
     Returns:
         The container, open for appending.
@@ -48,10 +50,12 @@ def create(
     if is_hdf5(path):
         from trajfile.containers.hdf5 import create_hdf5
 
-        return create_hdf5(path, manifest, compression=compression, durability=durability)
+        return create_hdf5(
+            path, manifest, compression=compression, durability=durability, uuid=uuid
+        )
     from trajfile.containers.zarr import create_zarr
 
-    return create_zarr(path, manifest, compression=compression, durability=durability)
+    return create_zarr(path, manifest, compression=compression, durability=durability, uuid=uuid)
 
 
 def is_hdf5(path: Path) -> bool:

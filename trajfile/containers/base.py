@@ -43,12 +43,14 @@ class Commit:
         rows: New rows by stream; streams absent here gain none.
         scalars: Values by scalar name. An absent name leaves a hole in its column.
         manifest: A new revision, when tensors or scalars join with this commit; otherwise None.
+        wall_ns: When it was first made, nanoseconds since 1970, if it is a copy; otherwise None.
     """
 
     step: int
     rows: Mapping[str, Rows] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     manifest: Manifest | None = None
+    wall_ns: int | None = None
 
 
 class Container(Protocol):

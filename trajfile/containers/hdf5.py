@@ -49,10 +49,15 @@ _ZSTD_LEVEL = 3
 
 
 def create_hdf5(
-    path: Path, manifest: Manifest, *, compression: str | None, durability: str
+    path: Path,
+    manifest: Manifest,
+    *,
+    compression: str | None,
+    durability: str,
+    uuid: str | None = None,
 ) -> Journal:
     """Create an HDF5 trajectory; see `trajfile.containers.create`."""
-    store = create_store(path, manifest, new_identity(), compression)
+    store = create_store(path, manifest, new_identity(uuid), compression)
     try:
         return Journal(store, writable=True, power=durability == "power")
     except BaseException:

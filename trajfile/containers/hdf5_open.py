@@ -89,7 +89,8 @@ def read_superblock(path: Path) -> Superblock:
 def cut_short(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
     """Report a file that is cut short or that the HDF5 library cannot make sense of."""
     raise Damaged(
-        f"{path} is truncated or damaged: {what}; restore it from a copy",
+        f"{path} is truncated or damaged: {what}; restore it from a copy, or save what is whole "
+        "with `trajfile repair`",
         path=path,
         rule="CORE-006",
     ) from cause

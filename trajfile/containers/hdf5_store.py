@@ -106,6 +106,31 @@ class Hdf5Store:
         with failures_as_damage(self._path, f"/{key}", "SUM-003"):
             return self._load(key, count)
 
+    def salvage(self, key: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Whatever can be read of a table, and which rows could be; the others are zeros."""
+        with failures_as_damage(self._path, f"/{key}"):
+            dataset = self._dataset(key)
+            shape, dtype = dataset.shape, dataset.dtype
+            height = int(dataset.get_create_plist().get_chunk()[0])
+            if math.prod(shape) * dtype.itemsize > believable_bytes(self.stored_bytes()):
+                raise self._damaged(key, f"has shape {shape}, far beyond its bytes", "CORE-009")
+        out, known = np.zeros(shape, dtype), np.zeros(shape[0], np.bool_)
+        for first in range(0, shape[0], height):
+            part = slice(first, min(first + height, shape[0]))
+            block = (part, *(slice(0, n) for n in shape[1:]))
+            with contextlib.suppress(Damaged), failures_as_damage(self._path, f"/{key}"):
+                target = out[part]
+                if target.size:
+                    memory = h5s.create_simple(target.shape)
+                    dataset.read(memory, select(dataset, block), target, dataset.get_type())
+                known[part] = True
+        return out, known
+
+    def compression(self, key: str) -> str | None:
+        """How a lane is compressed, as `create` calls it."""
+        packed = self._readers[key].compression
+        return "gzip" if packed == "zlib" else packed
+
     def _load(self, key: str, count: int | None) -> NDArray[np.generic]:
         dataset = self._dataset(key)
         shape = dataset.shape

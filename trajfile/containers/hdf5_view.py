@@ -27,15 +27,17 @@ class ClosedView(io.RawIOBase):
 
     Args:
         path: The file.
+        usual: Whether its superblock is lost, and the usual one is to be shown.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, usual: bool = False):
         super().__init__()
         self._path = path
         self._descriptor = open_regular(path)
         self._size = os.fstat(self._descriptor).st_size
         self._at = 0
-        self._superblock = closed_superblock(os.pread(self._descriptor, _BYTES, 0), self._size)
+        found = USUAL if usual else os.pread(self._descriptor, _BYTES, 0)
+        self._superblock = closed_superblock(found, self._size)
 
     def readinto(self, buffer: object) -> int:
         """Fill a buffer from the present position on."""
@@ -73,6 +75,10 @@ class ClosedView(io.RawIOBase):
     def __repr__(self) -> str:
         """The path; the library takes it for the file's name."""
         return str(self._path)
+
+
+#: The superblock of every file that `create` makes: version 3, the root's header right behind it.
+USUAL = _HEAD.pack(b"\x89HDF\r\n\x1a\n", 3, 8, 8, 0, 0, 2**64 - 1, _BYTES, _BYTES)
 
 
 def closed_superblock(found: bytes, size: int) -> bytes:

@@ -199,7 +199,7 @@ class Journal:
             record,
             seq=record.seq + 1,
             step=commit.step,
-            wall_ns=time.time_ns(),
+            wall_ns=commit.wall_ns or time.time_ns(),
             rows=tuple(rows),
             keys_crcs=tuple(crcs),
         )

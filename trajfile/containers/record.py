@@ -20,7 +20,7 @@ from trajfile.schema import ABSENT_BITS
 _FIXED = 5
 _STEP_COLUMN = 0xFFFFFFFF
 _SCALAR_ENTRY = np.dtype([("row", "<u8"), ("column", "<u4"), ("bits", "<u8")])
-_SAMPLE_ENTRY = np.dtype([("step", "<i8"), ("sample", "<i4")])
+SAMPLE_ENTRY = np.dtype([("step", "<i8"), ("sample", "<i4")])
 
 
 def crc32c(data: bytes | NDArray[Any], before: int = 0) -> int:
@@ -45,7 +45,7 @@ def keys_crc(steps: NDArray[np.int64], samples: NDArray[np.int32] | None, before
     """CRC-32C over rows' keys: int64 step, followed by int32 sample where there are samples."""
     if samples is None:
         return crc32c(steps.astype("<i8"), before)
-    entries = np.empty(len(steps), _SAMPLE_ENTRY)
+    entries = np.empty(len(steps), SAMPLE_ENTRY)
     entries["step"] = steps
     entries["sample"] = samples
     return crc32c(entries, before)
@@ -68,6 +68,23 @@ def scalars_crc(
     Returns:
         The CRC of both together.
     """
+    entries, present = scalar_entries(first_row, steps, values)
+    return crc32c(entries[present], before)
+
+
+def scalar_entries(
+    first_row: int, steps: NDArray[np.int64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
+    """What `scalars_crc` covers.
+
+    Args:
+        first_row: Row number of the first of these rows.
+        steps: int64, shape (rows,).
+        values: float64, shape (rows, names).
+
+    Returns:
+        An entry for each step and value, shape (rows, 1 + names), and which of them count.
+    """
     entries = np.empty((len(steps), 1 + values.shape[1]), _SCALAR_ENTRY)
     entries["row"] = np.arange(first_row, first_row + len(steps))[:, None]
     entries["column"][:, 0] = _STEP_COLUMN
@@ -76,7 +93,7 @@ def scalars_crc(
     entries["bits"][:, 1:] = values.view(np.uint64)
     present = entries["bits"] != ABSENT_BITS
     present[:, 0] = True
-    return crc32c(entries[present], before)
+    return entries, present
 
 
 @dataclass(frozen=True)

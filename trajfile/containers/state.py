@@ -71,7 +71,8 @@ def damaged(store: ArrayStore, what: str, key: str, rule: str) -> Damaged:
     """The error for a place that contradicts itself or another."""
     place = "/" + key.lstrip("/")
     return Damaged(
-        f"{store.path}, {place}: {what}; restore it from a copy",
+        f"{store.path}, {place}: {what}; restore it from a copy, or save what is whole with "
+        "`trajfile repair`",
         path=store.path,
         location=place,
         rule=rule,

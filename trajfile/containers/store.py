@@ -165,6 +165,14 @@ class ArrayStore(Protocol):
         """The first rows of a table, or all that are stored; Damaged if fewer than ``count``."""
         ...
 
+    def salvage(self, key: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Whatever can be read of a table, and which rows could be; the others are zeros."""
+        ...
+
+    def compression(self, key: str) -> str | None:
+        """How a lane is compressed, as `create` calls it."""
+        ...
+
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
         """Write rows of a table from row ``start`` on, which was its end."""
         ...

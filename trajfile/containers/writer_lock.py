@@ -55,7 +55,9 @@ class WriterLock:
 
     @staticmethod
     def is_held(path: Path) -> bool | None:
-        """Whether a writer holds a file; None if this system cannot tell."""
+        """Whether a writer holds a file or folder; None if this system cannot tell."""
+        if path.is_dir():
+            return _folder_is_held(path)
         if not hasattr(fcntl, "F_OFD_GETLK"):
             return None
         descriptor = os.open(path, os.O_RDONLY)
@@ -73,3 +75,18 @@ class WriterLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _folder_is_held(path: Path) -> bool | None:
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False

@@ -25,11 +25,16 @@ from trajfile.schema import Manifest
 
 
 def create_zarr(
-    path: Path, manifest: Manifest, *, compression: str | None, durability: str
+    path: Path,
+    manifest: Manifest,
+    *,
+    compression: str | None,
+    durability: str,
+    uuid: str | None = None,
 ) -> Journal:
     """Create a Zarr trajectory; see `trajfile.containers.create`."""
     power = durability == "power"
-    store = create_store(path, manifest, new_identity(), compression, power=power)
+    store = create_store(path, manifest, new_identity(uuid), compression, power=power)
     return Journal(store, writable=True, power=power)
 
 

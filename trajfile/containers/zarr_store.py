@@ -108,6 +108,25 @@ class ZarrStore:
             raise self._damaged(key, f"holds fewer than the {count} rows committed", "COM-002")
         return found[:, 0] if flat else found
 
+    def salvage(self, key: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Whatever can be read of a table, and which rows could be; the others are zeros."""
+        flat = len(self._document(key).shape) == 1
+        found, known = self._table(key).salvage(self.columns(key))
+        return (found[:, 0] if flat else found), known
+
+    def assume(self, created: ArraySpec, now: ArraySpec, compression: str | None) -> None:
+        """Take an array whose document is lost for one as `create` makes it, since widened."""
+        document = array_document(created, compression, archive=self.archive)
+        document["shape"] = [0] if now.columns is None else [0, now.columns]
+        self._documents[now.key] = document
+        self._parsed[now.key] = msgspec.convert(document, ArrayDocument)
+        self._tables.pop(now.key, None)
+        self.expect([now])
+
+    def compression(self, key: str) -> str | None:
+        """How a lane is compressed, as `create` calls it."""
+        return self._lanes[key].compression
+
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:
         """Write rows of a table from row ``start`` on, which was its end."""
         self._table(key).save(start, values if values.ndim == 2 else values[:, None])

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from trajfile.containers.folder import Folder
 from trajfile.containers.regular import open_regular
 from trajfile.containers.store import believable_bytes
+from trajfile.errors import FormatError
 
 Index = tuple[int, int]
 
 _MAX_LOOKED_AT = 4096
+_CHUNK = re.compile(r"c\.(\d{1,15})(?:\.\d{1,15})?")
 
 
 class ZarrTable:
@@ -87,6 +90,38 @@ class ZarrTable:
                 target[...] = chunk[: target.shape[0], : target.shape[1]]
         return out
 
+    def salvage(self, columns: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """Whatever can be read, and which rows could be; the others are zeros."""
+        height, width = self._chunk
+        across = max(1, -(-columns // width))
+        files = list(self._folder.iterdir()) if self._folder.is_dir() else []
+        matches = [_CHUNK.fullmatch(file.name) for file in files]
+        numbers = sorted({int(match.group(1)) for match in matches if match})
+        # Chunks are numbered without gaps; one far off is not believed.
+        most = 2 * len(numbers) + 16
+        bands = max((number + 1 for number in numbers if number < most), default=0)
+        shape = (bands * height, across * width)
+        stored = sum(file.lstat().st_size for file in files)
+        if math.prod(shape) * self._dtype.itemsize > believable_bytes(stored):
+            raise self._unsafe(f"shape {shape} is far beyond the bytes stored")
+        out = np.zeros(shape, self._dtype)
+        known = np.zeros(bands * height, np.bool_)
+        for i in range(bands):
+            rows = slice(i * height, (i + 1) * height)
+            for j in range(across):
+                try:
+                    chunk = self._read((i, j))
+                except FormatError:
+                    chunk = None
+                # A chunk of columns to the right is made when something joins there.
+                if chunk is None and j == 0:
+                    break
+                if chunk is None:
+                    chunk = self._blank()
+                out[rows, j * width : (j + 1) * width] = chunk
+                known[rows] = True
+        return np.ascontiguousarray(out[:, :columns]), known
+
     def save(self, start: int, values: NDArray[np.generic]) -> None:
         """Put rows in place in memory, to be written by `flush`."""
         height, width = self._chunk
@@ -117,8 +152,9 @@ class ZarrTable:
         stored = self._held.get(index)
         if stored is None:
             stored = self._read(index)
-        if stored is not None:
-            return stored
+        return self._blank() if stored is None else stored
+
+    def _blank(self) -> NDArray[np.generic]:
         bits = np.full(self._chunk, self._fill, f"<u{self._dtype.itemsize}")
         return bits.view(self._dtype)
 
