@@ -149,7 +149,7 @@ def test_presets_make_possible_what_they_say(name: str, tmp_path: Path) -> None:
         gradient={"stage": "raw", "source": "full_batch", "batch_size": 16, "dataset_size": 64},
         groups={"scale_invariant": ["first"], "layers": ["first", "second"]},
     ) as recorder:
-        for _ in range(300 if name == "full" else 1200):
+        for _ in range({"minimal": 1200, "standard": 4000, "full": 300}[name]):
             found = gradients(inputs)
             recorder.record(
                 params={"first": first, "second": second},

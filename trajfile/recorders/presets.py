@@ -11,6 +11,9 @@ Preset = Literal["minimal", "standard", "full"]
 
 #: A preset asks for no more bursts than this where the run's length is known.
 _BURSTS = 100
+#: Steps from one burst of `standard` to the next, at the least: what keeps its cost at a few per
+#: cent of the step time for ten million parameters (tests/bench/recording.py).
+_APART = 500
 
 
 def preset(name: Preset | str, steps: int | None = None) -> Schedule:
@@ -20,9 +23,9 @@ def preset(name: Preset | str, steps: int | None = None) -> Schedule:
     answers how far the parameters went, their norms, the layers' imbalance.
 
     ``standard`` takes bursts of consecutive steps of parameters and gradients, at the start of
-    each hundred steps (with ``steps``: at least a hundredth of the run apart), the optimizer's
-    slots ten times more rarely, and gradient samples, if there is a way to draw them. It answers
-    everything, at a few per cent of the step time.
+    each five hundred steps (with ``steps``: at least a hundredth of the run apart), the
+    optimizer's slots ten times more rarely, and gradient samples, if there is a way to draw them.
+    It answers everything for runs of some thousand steps, at a few per cent of the step time.
 
     ``full`` takes everything at every step, and gradient samples at each hundredth: for small
     models, or a few hundred steps of a large one.
@@ -42,7 +45,7 @@ def preset(name: Preset | str, steps: int | None = None) -> Schedule:
     if name == "minimal":
         return Schedule(params="log 10", scalars="every 10", name=name)
     if name == "standard":
-        apart = max(100, (steps or 0) // _BURSTS)
+        apart = max(_APART, (steps or 0) // _BURSTS)
         burst = f"3 every {apart}"
         return Schedule(
             params=burst,
