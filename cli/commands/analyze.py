@@ -92,5 +92,5 @@ def analyze(
         event = report.run.around
         narrowed = steps if event is None else steps_of(event)
         header = without(trajectory.header(selection["params"], narrowed), report.findings)
-        terminal.write(screen(terminal, report, header))
+        terminal.write(screen(terminal, report, header, untrusted=untrusted))
     return 0

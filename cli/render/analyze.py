@@ -32,7 +32,9 @@ _MOST_SCALARS = 3
 _SHORTEST_REASON, _LONGEST_REASON = 20, 70
 
 
-def screen(terminal: Terminal, report: Report, header: Header | None = None) -> list[str]:
+def screen(
+    terminal: Terminal, report: Report, header: Header | None = None, *, untrusted: bool = False
+) -> list[str]:
     """The report on one screen.
 
     Args:
@@ -40,6 +42,7 @@ def screen(terminal: Terminal, report: Report, header: Header | None = None) -> 
         report: A report of `trajfile.analyze`.
         header: What was selected of the run, if it is at hand: adds cadences, scalars and the
             provenance of gradients.
+        untrusted: Whether it was read apart, as the next command is then to do too.
 
     Returns:
         At most `HEIGHT` finished lines: what was recorded, the verdict, findings by severity,
@@ -58,7 +61,7 @@ def screen(terminal: Terminal, report: Report, header: Header | None = None) -> 
         *_metrics(terminal, report),
         *(_movers(terminal, report) or _tensors(terminal, report)),
         "",
-        *_next(terminal, report),
+        *_next(terminal, report, untrusted=untrusted),
     ]
     return [*top, *_findings(terminal, report, HEIGHT - len(top) - len(bottom)), *bottom]
 
@@ -248,8 +251,10 @@ def _tensors(terminal: Terminal, report: Report) -> list[str]:
     return ["", *terminal.lines(*lines, fit="cut")]
 
 
-def _next(terminal: Terminal, report: Report) -> list[str]:
+def _next(terminal: Terminal, report: Report, *, untrusted: bool) -> list[str]:
     command, gives = following(report)
+    if untrusted and command.startswith("trajfile analyze"):
+        command += " --untrusted"
     line = terminal.line(("Next: ", "accent"), (command, "title"), f"  {gives}")
     if line.cell_len > terminal.width:
         line = terminal.line(("Next: ", "accent"), (command, "title"))

@@ -228,6 +228,21 @@ def _rest(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [t for t in tensors if t["dtype"] == "float32" and t["name"] != "w"]
 
 
+@hostile("SUM-002")
+def columns_beyond_all_bytes(path: Path) -> None:
+    columns = 2**40
+
+    def widen(document: dict[str, Any]) -> None:
+        next(t for t in _rest(document) if t["name"] == "late").update(shape=[columns])
+
+    restate(path, widen, last=True)
+    if path.is_dir():
+        edit(path, LANE, lambda d: d.update(shape=[4, 43 + columns]))
+    else:
+        with h5py.File(path, "r+") as file:
+            file[LANE + ".joined"].resize(columns, axis=1)
+
+
 @hostile("CORE-009")
 def rows_beyond_all_bytes(path: Path) -> None:
     if path.is_dir():
@@ -237,9 +252,12 @@ def rows_beyond_all_bytes(path: Path) -> None:
             file["commits"].resize(2**62, axis=0)
 
 
-@hostile("COM-002")
+@hostile("SUM-002", "h5")
 def commit_of_2_to_the_48_rows(path: Path) -> None:
     recommit(path, lambda table: table[-1].__setitem__(5, 2**48))
+
+
+HOSTILE["commit_of_2_to_the_48_rows", "zarr"] = ("COM-002", commit_of_2_to_the_48_rows)
 
 
 @hostile("CORE-011")

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from trajfile_cli.app import main
 
 import trajfile
 from tests.conformance.breakers import BREAKERS, sound_run
@@ -168,3 +169,12 @@ def test_no_module_of_the_folder_is_imported_and_no_plugin_loaded(
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["valid"] is True
     assert not (tmp_path / "touched").exists()
+
+
+def test_the_next_command_is_untrusted_too(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", str(sound), "--untrusted", "--device", "cpu", "--metrics", "norms"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.rpartition("Next: ")[2].startswith(f"trajfile analyze {sound}")
+    assert " --untrusted" in shown.rpartition("Next: ")[2]

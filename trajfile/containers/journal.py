@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trajfile.containers.base import Array, Commit, Rows
 from trajfile.containers.checks import check_commit, row_count, stored_scalar
 from trajfile.containers.extents import extents
+from trajfile.containers.plausible import check_chunks
 from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
 from trajfile.containers.state import first_line, identity_of, load_state, mismatch
 from trajfile.containers.store import (
@@ -54,6 +55,7 @@ class Journal:
         self._open_for_append = writable
         self._table, self._manifest, self._record = load_state(store)
         store.expect(layout(self._manifest))
+        check_chunks(store, self._manifest, self._record)
         if writable:
             self._drop_uncommitted()
 
