@@ -6,11 +6,12 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from trajfile.containers.base import Commit
+Item = TypeVar("Item")
 
 
-class Committer:
+class Committer(Generic[Item]):
     """A queue of commits and the one thread that works it off.
 
     What is queued, being packed and being written never exceeds the limit together, except that
@@ -19,11 +20,11 @@ class Committer:
     in the caller's thread.
     """
 
-    def __init__(self, commit: Callable[[Commit], None], limit: int):
+    def __init__(self, commit: Callable[[Item], None], limit: int):
         self._commit = commit
         self._limit = limit
         self._held = 0
-        self._queue: deque[tuple[int, Commit]] = deque()
+        self._queue: deque[tuple[int, Item]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._error: BaseException | None = None
@@ -34,7 +35,7 @@ class Committer:
         self._thread.start()
         atexit.register(self._drain)
 
-    def put(self, nbytes: int, pack: Callable[[], Commit]) -> None:
+    def put(self, nbytes: int, pack: Callable[[], Item]) -> None:
         """Queue a commit, waiting until there is room for it.
 
         Args:
@@ -62,6 +63,23 @@ class Committer:
         with self._changed:
             self._queue.append((nbytes, commit))
             self._changed.notify_all()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a commit failed, so that the queue takes no more."""
+        return self._error is not None
+
+    def wait(self) -> None:
+        """Wait until all that is queued is committed.
+
+        Raises:
+            BaseException: Whatever a commit failed with, unless it has been raised already.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None or self._held == 0)
+            if self._error is not None and not self._raised:
+                self._raised = True
+                raise self._error
 
     def close(self) -> None:
         """Commit what is queued and stop the thread.

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from trajfile.arrays import as_array, as_number
 from trajfile.containers.base import Array
-from trajfile.errors import RecordError, ShapeMismatch
+from trajfile.errors import RecordError, ShapeMismatch, UsageError
 from trajfile.schema import GRADIENT_SAMPLES
 
 Given: TypeAlias = Mapping[str, object]
@@ -34,6 +34,26 @@ def step_number(step: object) -> int:
     if isinstance(step, bool) or not 0 <= at < 2**63:
         raise RecordError(f"step {step!r} is not a step: expected a whole number from 0 to 2^63-1")
     return at
+
+
+def check_resume_step(step: object, mode: str) -> None:
+    """Check the step from which a file is to be recorded anew.
+
+    Args:
+        step: The step.
+        mode: How the file is opened.
+
+    Raises:
+        UsageError: If it is not a step, or the file is not continued.
+    """
+    if mode != "a":
+        raise UsageError(f"resume_step={step!r} continues a file: pass mode='a', not {mode!r}")
+    try:
+        step_number(step)
+    except RecordError as error:
+        raise UsageError(
+            f"resume_step is {step!r}, expected a whole number from 0 to 2^63-1"
+        ) from error
 
 
 def is_empty(given: object) -> bool:

@@ -75,7 +75,7 @@ _ERRORS = {
     "COM-005": "Steps of the scalars increase, each the step of a commit.",
     "COM-006": "No commit has the time 0.",
     "COM-007": "A commit record has 8 + 2n columns for the n streams of the manifest.",
-    "COM-008": "A later commit record never counts less.",
+    "COM-008": "A later commit record never counts less, unless it goes back to what was.",
     "SUM-001": "Manifest, keys and scalars match the checksums in the last commit record.",
     "SUM-002": "Every committed chunk exists.",
     "SUM-003": "Every committed chunk matches its checksum and can be decoded.",

@@ -134,6 +134,22 @@ class Identity(msgspec.Struct, frozen=True):
     format_version: tuple[int, int]
 
 
+class Rewind(msgspec.Struct, frozen=True):
+    """Committed steps that were taken back, because training restarted from an earlier state.
+
+    Attributes:
+        step: Everything at and after this step was taken back.
+        last_step: The last step that had been committed.
+        wall_ns: When, in nanoseconds since 1970.
+        rows: Rows taken back of each stream; under `scalars`, of the scalars.
+    """
+
+    step: int
+    last_step: int
+    wall_ns: int
+    rows: dict[str, int] = {}
+
+
 class Manifest(msgspec.Struct, frozen=True, dict=True):
     """One revision of the manifest.
 
@@ -147,6 +163,7 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
             ``dataset_size``.
         metadata: Free JSON.
         software: Program and version that wrote this revision.
+        lineage: Each time that committed steps were taken back, in order.
     """
 
     streams: tuple[StreamSpec, ...] = ()
@@ -156,6 +173,7 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
     gradient: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     software: str = ""
+    lineage: tuple[Rewind, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, StreamSpec]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,15 +14,18 @@ from typing import Any, Literal, Self
 
 from trajfile.background import Committer
 from trajfile.containers import Compression, Durability, check_options, create, open_container
-from trajfile.containers.base import Container
+from trajfile.containers.base import Commit
+from trajfile.containers.journal import Journal
 from trajfile.errors import FormatError, RecordError, UsageError
-from trajfile.intake import Given
+from trajfile.intake import Given, check_resume_step
 from trajfile.provenance import check_groups, check_statement
 from trajfile.recording import Recording
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, OPTIMIZER_PREFIX, PARAMS, UPDATES, Manifest
 from trajfile.version import __version__
 
 Mode = Literal["x", "w", "a"]
+
+_log = logging.getLogger("trajfile")
 
 
 class Writer:
@@ -33,8 +37,14 @@ class Writer:
     optimizer's name declares the slots that optimizer keeps, and `declare` any other stream that
     starts later. The file comes into being with the first append.
 
-    Use it as a context manager, or call `close`. A program killed in between loses nothing that
-    `append` has returned from (with ``background=True``: nothing that has left the queue).
+    Use it as a context manager, or call `close`. A program killed in between loses nothing up to
+    `committed_step`: nothing that `append` has returned from, or with ``background=True`` nothing
+    that has left the queue. ``mode="a"`` then goes on where the kill left it, and says so in a
+    warning of the logger ``trajfile``.
+
+    If the system refuses to write (the disk is full, say), `append` raises `ResourceError` and the
+    file keeps every committed step. The same writer can go on once there is room: append that
+    step again, or a later one.
 
     Example:
         >>> import tempfile, numpy as np, trajfile
@@ -65,6 +75,7 @@ class Writer:
         metadata: Mapping[str, Any] | None = None,
         background: bool = False,
         queue_bytes: int = 256 * 2**20,
+        resume_step: int | None = None,
     ):
         """Prepare to record.
 
@@ -88,18 +99,25 @@ class Writer:
                 continued, with the next append.
             background: Whether `append` returns once the step is queued and a thread commits it.
             queue_bytes: Bound in bytes on what is queued; a larger single step passes alone.
+            resume_step: With mode ``a``: the step from which training goes on, if it restarted from
+                a state earlier than the last recorded one. What the file holds at and after this
+                step is taken back, at once and all together; the manifest's ``lineage`` keeps
+                when, from which step and how many rows.
 
         Raises:
             UsageError: If an argument is not one of these or contradicts the file that is
                 continued, or the path is taken or unusable.
+            ResourceError: If another writer has the file, or the system refuses to write.
         """
         self.path = Path(path)
         self._closed = False
-        self._container: Container | None = None
-        self._queue: Committer | None = None
+        self._container: Journal | None = None
+        self._queue: Committer[tuple[Commit, Recording]] | None = None
         self._options = (compression, durability)
         if mode not in ("x", "w", "a"):
             raise UsageError(f"mode {mode!r} is unknown: use 'x', 'w' or 'a'")
+        if resume_step is not None:
+            check_resume_step(resume_step, mode)
         if queue_bytes < 1:
             raise UsageError(f"queue_bytes is {queue_bytes}, expected at least 1")
         stated = Manifest(
@@ -124,13 +142,24 @@ class Writer:
             self._container = open_container(self.path, writable=True, durability=durability)
             try:
                 self._recording = Recording.resume(self._container, stated)
+                if resume_step is not None and self._take_back(self._container, resume_step):
+                    self._recording = Recording.resume(self._container, stated)
             except BaseException:
                 self._container.close()  # let go of the file, so that a next try can have it
                 raise
         else:
             self._recording = Recording(stated)
+        self._committed = self._recording
         self._replace = taken and mode == "w"
         self._queue_bytes = queue_bytes if background else 0
+
+    @property
+    def committed_step(self) -> int | None:
+        """The last step that is in the file for good; None before there is one.
+
+        With ``background=True`` it follows behind the last appended one; `flush` waits for it.
+        """
+        return self._committed.step if self._committed.step >= 0 else None
 
     def declare(self, stream: str, like: Mapping[str, object] | str) -> None:
         """Declare a stream that starts after the first append.
@@ -178,7 +207,10 @@ class Writer:
 
         Raises:
             RecordError: If this cannot be recorded; the file is as it was and stays open.
-            ResourceError: If the disk is full; committed steps stay readable.
+            ResourceError: If the system refuses to write, as when the disk is full. The file keeps
+                what is committed, and the next append goes on after `committed_step`: with
+                ``background=True`` the failure is that of a step queued before, and all that was
+                queued is dropped.
             UsageError: If the writer is closed or the file cannot be created.
         """
         self._check_open()
@@ -206,13 +238,28 @@ class Writer:
             self._recording = replace(
                 self._recording, manifest=pending.manifest, written=pending.manifest
             )
+            self._committed = self._recording
             pending = replace(pending, before=self._recording)
+        after = pending.after()
         if self._queue_bytes:
-            self._queue = self._queue or Committer(self._container.append, self._queue_bytes)
-            self._queue.put(pending.nbytes, pending.pack)
+            self._queue = self._queue or Committer(self._commit, self._queue_bytes)
+            with self._dropping_what_is_queued():
+                self._queue.put(pending.nbytes, lambda: (pending.pack(), after))
         else:
-            self._container.append(pending.pack())
-        self._recording = pending.after()
+            self._commit((pending.pack(), after))
+        self._recording = after
+
+    def flush(self) -> None:
+        """Wait until every step appended so far is committed.
+
+        Without ``background=True`` it always is.
+
+        Raises:
+            TrajfileError: What a queued commit failed with, unless `append` has raised it.
+        """
+        if self._queue is not None:
+            with self._dropping_what_is_queued():
+                self._queue.wait()
 
     def close(self) -> None:
         """Commit what is queued and close the file; closing twice does nothing.
@@ -248,11 +295,40 @@ class Writer:
         state = "closed" if self._closed else f"last step {self._recording.step}"
         return f"<trajfile.Writer {self.path} ({state})>"
 
+    def _commit(self, item: tuple[Commit, Recording]) -> None:
+        assert self._container is not None, "created before anything is committed"
+        commit, after = item
+        self._container.append(commit)
+        self._committed = after
+
+    @contextmanager
+    def _dropping_what_is_queued(self) -> Iterator[None]:
+        """After a failure of the queue, go back to what is committed and to a new queue."""
+        try:
+            yield
+        except BaseException:
+            if self._queue is not None and self._queue.failed:
+                self._queue.close()
+                self._queue = None
+                self._recording = self._committed
+            raise
+
+    def _take_back(self, container: Journal, step: int) -> bool:
+        taken = container.rewind(step)
+        if taken is None:
+            return False
+        rows = ", ".join(f"{count} of {name}" for name, count in taken.rows.items())
+        _log.info(
+            "%s: resumes at step %d; took back the rows up to step %d (%s)",
+            *(self.path, step, taken.last_step, rows),
+        )
+        return True
+
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError(f"the writer of {self.path} is closed; open it again with mode='a'")
 
-    def _create(self, manifest: Manifest) -> Container:
+    def _create(self, manifest: Manifest) -> Journal:
         compression, durability = self._options
         try:
             if self._replace:

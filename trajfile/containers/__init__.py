@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from trajfile.containers.base import Container
 from trajfile.errors import NotATrajectory, UsageError
 from trajfile.schema import Manifest
+
+if TYPE_CHECKING:
+    from trajfile.containers.journal import Journal
 
 Compression = Literal["zstd", "gzip"] | None
 Durability = Literal["process", "power"]
@@ -23,7 +25,7 @@ def create(
     compression: Compression = None,
     durability: Durability = "process",
     uuid: str | None = None,
-) -> Container:
+) -> Journal:
     """Create an empty trajectory that can be appended to.
 
     Args:
@@ -86,7 +88,7 @@ def check_options(path: Path, *, compression: Compression, durability: Durabilit
 
 def open_container(
     path: str | Path, *, writable: bool = False, durability: Durability = "process"
-) -> Container:
+) -> Journal:
     """Open a trajectory as of its last commit.
 
     A folder is taken for Zarr and a file for HDF5, whatever they are called.

@@ -72,7 +72,10 @@ class Container(Protocol):
         ...
 
     def commits(self) -> NDArray[np.int64]:
-        """Shape (commits, 3): sequence number, step and wall-clock time in ns since 1970."""
+        """Shape (commits, 3): number from 0, step and wall-clock time in ns since 1970.
+
+        Those that a rewind has taken back are not among them.
+        """
         ...
 
     def committed_rows(self, stream: str) -> int:
@@ -115,7 +118,8 @@ class Container(Protocol):
         """Write the rows, then make them visible by one commit record.
 
         Raises:
-            ResourceError: If the disk is full; committed steps stay readable.
+            ResourceError: If the system refuses to write; committed steps stay readable, and the
+                next try starts from them.
         """
         ...
 

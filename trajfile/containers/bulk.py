@@ -157,7 +157,7 @@ class Bulk:
                 tables.append(stream_key(stream.name, "sample"))
                 store.save(tables[-1], 0, samples)
             for lane in stream.lanes:
-                store.truncate(stream_key(stream.name, lane), len(steps))
+                store.discard(stream_key(stream.name, lane), len(steps))
         steps, values = source.scalars()
         store.save(SCALAR_STEP, 0, steps)
         store.save(SCALAR_VALUE, 0, np.ascontiguousarray(values))

@@ -12,7 +12,7 @@ from trajfile.containers.full_disk import full_disk_as_resource_error
 
 PARTIAL = ".partial"
 
-_CHUNK = re.compile(r"c\.(\d+)(?:\.\d+)?(\.partial)?")
+_CHUNK = re.compile(r"c\.(\d+)(?:\.\d+)?(?:\.partial)?")
 
 
 class Folder:
@@ -49,22 +49,36 @@ class Folder:
         with full_disk_as_resource_error(self.root):
             path.mkdir(parents=True, exist_ok=True)
 
-    def drop_chunks(self, path: Path, first: int) -> None:
-        """Delete the chunk files of an array from row ``first`` on, and those left half-written."""
+    def drop_chunks(self, path: Path, first: int) -> int:
+        """Delete the chunk files of an array from row ``first`` on, and files left half-written.
+
+        Args:
+            path: The array's folder.
+            first: Row of chunks.
+
+        Returns:
+            How many rows of chunks there were from there on, whole or not.
+        """
+        dropped = set()
         with full_disk_as_resource_error(self.root):
-            for file in path.iterdir():
+            for file in list(path.iterdir()):
                 match = _CHUNK.fullmatch(file.name)
-                if match and (match.group(2) or int(match.group(1)) >= first):
+                if match and int(match.group(1)) >= first:
+                    dropped.add(int(match.group(1)))
+                if file.name.endswith(PARTIAL) or (match and int(match.group(1)) >= first):
                     file.unlink()
+        return len(dropped)
 
     def sync(self, path: Path) -> None:
         """Force a folder's names to the disk, so that files moved into it are found there."""
         with full_disk_as_resource_error(self.root):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(path)
+
+    def sync_all(self) -> None:
+        """Force the names in the root and in every folder below it to the disk."""
+        with full_disk_as_resource_error(self.root):
+            for folder, _, _ in os.walk(self.root, topdown=False):
+                sync_folder(Path(folder))
 
     def stored_bytes(self) -> int:
         """Bytes of all files, links not followed; what vanishes meanwhile counts nothing."""
@@ -77,3 +91,12 @@ class Folder:
                     elif not entry.name.endswith(PARTIAL):
                         total += entry.stat(follow_symlinks=False).st_size
         return total
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,8 @@
 """Trajectories in HDF5: all arrays created beforehand, then appended to in single-writer mode.
 
 Once rows are appended no object is created any more: a kill between the writes that link a new
-object would take the whole file along.
+object would take the whole file along. Creation happens under another name, so that what a kill
+leaves of it is in nobody's way.
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from trajfile.containers.hdf5_damage import failures_as_damage
 from trajfile.containers.hdf5_open import (
     check_links,
     check_version,
-    cut_short,
     open_for_reading,
     read_superblock,
 )
-from trajfile.containers.hdf5_resume import clear_writer_mark, put_back
+from trajfile.containers.hdf5_resume import ALIGNMENT, open_to_append
 from trajfile.containers.hdf5_store import Hdf5Store, joined_key
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import (
@@ -36,8 +36,7 @@ from trajfile.containers.identity import (
 from trajfile.containers.journal import Journal
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
-from trajfile.containers.writer_lock import WriterLock
-from trajfile.errors import ResourceError, UsageError
+from trajfile.containers.writer_lock import WriterLock, claim_aside
 from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
@@ -57,17 +56,22 @@ def create_hdf5(
     uuid: str | None = None,
 ) -> Journal:
     """Create an HDF5 trajectory; see `trajfile.containers.create`."""
-    store = create_store(path, manifest, new_identity(uuid), compression)
+    power = durability == "power"
+    store = create_store(path, manifest, new_identity(uuid), compression, power=power)
     try:
-        return Journal(store, writable=True, power=durability == "power")
+        return Journal(store, writable=True, power=power)
     except BaseException:
-        path.unlink()
-        store.close()
+        store.undo()
         raise
 
 
 def create_store(
-    path: Path, manifest: Manifest, identity: Attributes, compression: str | None
+    path: Path,
+    manifest: Manifest,
+    identity: Attributes,
+    compression: str | None,
+    *,
+    power: bool = False,
 ) -> Hdf5Store:
     """Create the arrays of a trajectory, empty but for the manifest's first revision.
 
@@ -76,6 +80,7 @@ def create_store(
         manifest: The first revision.
         identity: The root attributes.
         compression: How lanes are compressed.
+        power: Whether the file and its name are forced to the disk.
 
     Returns:
         The arrays, to be begun and then written.
@@ -83,7 +88,11 @@ def create_store(
     if compression == "zstd":
         load_zstd(path)
     with full_disk_as_resource_error(path):
-        file = h5py.File(path, "x", libver=_BOUNDS)
+        aside = claim_aside(path)
+        file = h5py.File(
+            aside, "x", libver=_BOUNDS, alignment_threshold=1, alignment_interval=ALIGNMENT
+        )
+        store = Hdf5Store(file, path, identity, WriterLock(aside), power=power, aside=aside)
         try:
             for name, value in identity.items():
                 # Fixed-length text: variable-length text lies in a heap without a checksum, and
@@ -97,11 +106,9 @@ def create_store(
                     width = max(spec.chunk[1], _JOINED_CHUNK)
                     joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
                     _create_array(file, joined, compression)
-            store = Hdf5Store(file, path, identity, WriterLock(path))
             store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
         except BaseException:
-            path.unlink()
-            file.close()
+            store.undo()
             raise
         return store
 
@@ -125,7 +132,7 @@ def reopen_store(path: Path) -> Hdf5Store:
         file.close()
     lock = WriterLock(path)
     try:
-        return Hdf5Store(_open_for_writing(path, lock), path, identity, lock)
+        return Hdf5Store(open_to_append(path, lock), path, identity, lock)
     except BaseException:
         lock.close()
         raise
@@ -133,6 +140,7 @@ def reopen_store(path: Path) -> Hdf5Store:
 
 def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
     """Open an HDF5 trajectory; see `trajfile.containers.open_container`."""
+    power = durability == "power"
     file = open_for_reading(path)
     try:
         identity = read_identity(file)
@@ -152,10 +160,11 @@ def open_hdf5(path: Path, *, writable: bool, durability: str) -> Journal:
     journal.close()
     lock = WriterLock(path)
     try:
-        file = _open_for_writing(path, lock)
+        left = read_superblock(path).writing
+        file = open_to_append(path, lock)
         try:
-            store = Hdf5Store(file, path, identity, lock)
-            return Journal(store, writable=True, power=durability == "power")
+            store = Hdf5Store(file, path, identity, lock, power=power, left_by_a_kill=left)
+            return Journal(store, writable=True, power=power)
         except BaseException:
             file.close()
             raise
@@ -191,36 +200,3 @@ def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> 
     made = h5d.create(file.id, spec.key.encode(), file_type(spec.dtype), space, plist, links)
     if spec.lane:
         h5py.Dataset(made).attrs["dtype"] = np.bytes_(spec.dtype)
-
-
-def _open_for_writing(path: Path, lock: WriterLock) -> h5py.File:
-    if not read_superblock(path).writing:
-        return _open_closed(path)
-    if not lock.certain:
-        raise ResourceError(
-            f"{path} is open in another writer, or was left by one that was killed, and this "
-            "system cannot tell which: record into a new file"
-        )
-    superblock = clear_writer_mark(path)
-    try:
-        return _open_closed(path)
-    except BaseException:
-        put_back(path, superblock)
-        raise
-
-
-def _open_closed(path: Path) -> h5py.File:
-    """Open a cleanly closed file for writing."""
-    try:
-        return h5py.File(path, "r+", libver=_BOUNDS)
-    except OSError as error:
-        if isinstance(error, PermissionError | BlockingIOError):
-            raise ResourceError(
-                f"{path} cannot be opened for writing ({error.strerror}): check its permissions "
-                "and whether another program holds it"
-            ) from error
-        if "already open" in str(error):  # HDF5 keeps one mode a file within a process
-            raise UsageError(
-                f"{path} is open for reading in this program: close that trajectory, then append"
-            ) from error
-        cut_short(path, str(error), error)

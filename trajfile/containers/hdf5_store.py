@@ -19,11 +19,13 @@ from h5py import h5d, h5p, h5s
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
+from trajfile.containers.folder import sync_folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.hdf5_attributes import read_text
 from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_lanes import Lane, in_memory, select
-from trajfile.containers.hdf5_open import SUPERBLOCK_BYTES, check_storage
+from trajfile.containers.hdf5_open import check_storage
+from trajfile.containers.hdf5_resume import abandon, open_to_append
 from trajfile.containers.hdf5_types import file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.store import (
@@ -54,12 +56,23 @@ class Hdf5Store:
         path: Where it lies.
         identity: Its root attributes.
         lock: Held by who appends; None for reading.
+        power: Whether closing forces the file to the disk.
+        aside: Where the file lies until `begin`, if it is being created.
+        left_by_a_kill: Whether its last writer did not close it.
     """
 
     kind = "hdf5"
 
     def __init__(
-        self, file: h5py.File, path: Path, identity: Attributes, lock: WriterLock | None = None
+        self,
+        file: h5py.File,
+        path: Path,
+        identity: Attributes,
+        lock: WriterLock | None = None,
+        *,
+        power: bool = False,
+        aside: Path | None = None,
+        left_by_a_kill: bool = False,
     ):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
@@ -68,8 +81,10 @@ class Hdf5Store:
         self._path = path
         self._lock = lock
         self._writable = lock is not None
+        self._power = power
+        self._aside = aside
+        self.left_by_a_kill = left_by_a_kill
         self._failed = False
-        self._superblock = b""  # as in single-writer mode
         self._datasets: dict[str, h5d.DatasetID] = {}
         self._filters: dict[str, tuple[int, ...]] = {}
         self._lanes: dict[str, int] = {}  # those that can widen: columns of the first dataset
@@ -205,15 +220,11 @@ class Hdf5Store:
         """Rows and columns that are written at once: a chunk."""
         return self._readers[key].height, self._readers[key].width
 
-    def truncate(self, key: str, rows: int) -> None:
-        """Forget rows from ``rows`` on."""
-        for part in self._parts(key):
-            with failures_as_damage(self._path, f"/{part}"):
-                dataset = self._dataset(part)
-                present = dataset.shape[0]
-            if present > rows:
-                with self._writing():
-                    dataset.set_extent((rows, *dataset.shape[1:]))
+    def discard(self, key: str, rows: int) -> int:
+        """Count rows from ``rows`` on; they stay until they are written over."""
+        with failures_as_damage(self._path, f"/{key}"):
+            stored = [int(self._dataset(part).shape[0]) for part in self._parts(key)]
+        return max(0, *(count - rows for count in stored))
 
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
@@ -229,12 +240,37 @@ class Hdf5Store:
             os.fsync(self._file.id.get_vfd_handle())
 
     def begin(self) -> None:
-        """Enter single-writer mode: from here on no object is created, and readers may come."""
+        """A new file enters single-writer mode and gets its name; readers may come from here on."""
+        if self._aside is None:
+            return
         with self._writing():
             self._file.flush()
             self._file.swmr_mode = True
-        with self._path.open("rb") as file:
-            self._superblock = file.read(SUPERBLOCK_BYTES)
+            self._sync()
+            self._aside.rename(self._path)
+            self._aside = None
+            if self._power:
+                sync_folder(self._path.parent)
+
+    def undo(self) -> None:
+        """Take a creation back that failed."""
+        self.let_go()
+        self.close()
+        (self._aside or self._path).unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """After a failure to write: close the file in the library without writing to it."""
+        if not self._failed or self._datasets:
+            self._failed = True
+            abandon(self._file, list(self._datasets.values()))
+            self._datasets.clear()
+            self._readers.clear()
+
+    def revive(self) -> None:
+        """Open the file again, as after a kill."""
+        assert self._lock is not None, "only a writer fails to write"
+        self._file = open_to_append(self._path, self._lock)
+        self._failed = False
 
     def stored_bytes(self) -> int:
         """Size of the file in bytes."""
@@ -242,28 +278,32 @@ class Hdf5Store:
 
     def close(self) -> None:
         """Release the file; after a failure to write, leave it as a kill would have."""
-        self._datasets.clear()
-        known = self._failed
         try:
-            with self._writing() if self._writable else contextlib.nullcontext():
-                self._file.close()
-        except ResourceError:
-            if not known:
-                raise
+            if self._writable and not self._failed:
+                with self._writing():
+                    self._file.flush()
+                    self._sync()
         finally:
-            if self._failed:
-                self._restore()
-            if self._lock is not None:
-                self._lock.close()
+            try:
+                with self._writing() if self._writable else contextlib.nullcontext():
+                    self._close()
+                    self._sync()
+            finally:
+                if self._lock is not None:
+                    self._lock.close()
 
-    def _restore(self) -> None:
-        """Take back what closing wrote into the superblock.
+    def _sync(self) -> None:
+        if self._power and not self._failed:
+            with (self._aside or self._path).open("rb") as file:
+                os.fsync(file.fileno())
 
-        The library notes a length that includes what did not fit, and nobody could open the file
-        again. Its commits are all there; with the old superblock it is read as after a kill.
-        """
-        with contextlib.suppress(OSError), self._path.open("r+b") as file:
-            file.write(self._superblock)
+    def _close(self) -> None:
+        if self._failed:
+            self.let_go()
+            return
+        self._datasets.clear()
+        self._readers.clear()
+        self._file.close()
 
     def _dataset(self, key: str, *, lane: bool = False) -> h5d.DatasetID:
         if key not in self._datasets:

@@ -6,9 +6,11 @@ that record or the one before it in force.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +19,14 @@ from trajfile.containers.checks import check_commit, row_count, stored_scalar
 from trajfile.containers.extents import extents
 from trajfile.containers.plausible import check_chunks
 from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
-from trajfile.containers.state import first_line, identity_of, load_state, mismatch
+from trajfile.containers.state import (
+    damaged,
+    first_line,
+    identity_of,
+    load_state,
+    mismatch,
+    revision_at,
+)
 from trajfile.containers.store import (
     COMMITS,
     MANIFEST,
@@ -28,8 +37,10 @@ from trajfile.containers.store import (
     stream_key,
 )
 from trajfile.dtypes import bits_of
-from trajfile.errors import ResourceError, UsageError
-from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
+from trajfile.errors import UsageError
+from trajfile.schema import ABSENT_BITS, Manifest, Rewind, StreamSpec
+
+_log = logging.getLogger("trajfile")
 
 
 class Journal:
@@ -53,11 +64,15 @@ class Journal:
         self._store = store
         self._power = power
         self._open_for_append = writable
-        self._table, self._manifest, self._record = load_state(store)
+        self._uncertain = False  # whether the store may hold part of an append that failed
+        self._table, self._commits, self._manifest, self._record = load_state(store)
         store.expect(layout(self._manifest))
         check_chunks(store, self._manifest, self._record)
         if writable:
-            self._drop_uncommitted()
+            dropped = self._discard()
+            store.begin()
+            if store.left_by_a_kill:
+                self._report(dropped)
 
     def manifest(self) -> Manifest:
         """The revision in force at the last valid commit."""
@@ -71,8 +86,10 @@ class Journal:
         return [line + b"\n" for line in lines.split(b"\n")[:-1]]
 
     def commits(self) -> NDArray[np.int64]:
-        """Shape (commits, 3): sequence number, step and wall-clock time in ns since 1970."""
-        return self._table[: self._record.seq + 1, :3].astype(np.int64)
+        """Shape (commits, 3): number from 0, step and wall-clock time in ns since 1970."""
+        found: NDArray[np.int64] = self._table[self._commits, :3].astype(np.int64)
+        found[:, 0] = np.arange(len(found))  # without those that a rewind has taken back
+        return found
 
     def committed_rows(self, stream: str) -> int:
         """Number of committed rows of a stream."""
@@ -159,19 +176,76 @@ class Journal:
 
         Raises:
             UsageError: If the container was opened for reading or is closed.
-            ResourceError: If the disk is full. The committed steps stay readable; the container
-                takes no more.
+            ResourceError: If the system refuses to write. The committed steps stay readable, and
+                the next append starts from them.
         """
-        if not self._open_for_append:
-            raise UsageError(f"{self.path} is not open for appending")
+        self._prepare()
         revised = check_commit(self._manifest, commit)
         try:
             record = self._write(commit, revised)
-        except ResourceError:
-            self._open_for_append = False
+        except BaseException:
+            self._fail()
             raise
-        self._manifest, self._record = revised, record
-        self._remember(record)
+        self._take(revised, record)
+        self._commits.append(record.seq)
+
+    def rewind(self, step: int) -> Rewind | None:
+        """Take back every commit at and after a step, by one record.
+
+        Only that record and a revision of the manifest are written; what is taken back lies where
+        it lay until later appends write over it. A kill leaves all of it in force or none.
+
+        Args:
+            step: The step.
+
+        Returns:
+            What was taken back, as it now stands in the manifest; None if there was nothing.
+
+        Raises:
+            UsageError: If the container was opened for reading or is closed.
+            ResourceError: If the system refuses to write.
+        """
+        self._prepare()
+        steps = self.commits()[:, 1]
+        kept = self._commits[: int(np.argmax(steps >= step))]
+        if not (steps >= step).any():
+            return None
+        streams = self._manifest.streams
+        before = Record.decode(self._table[kept[-1]]) if kept else Record.empty(len(streams))
+        gone = {
+            stream.name: now - then
+            for stream, now, then in zip(streams, self._record.rows, before.rows, strict=True)
+        }
+        gone["scalars"] = self._record.scalar_rows - before.scalar_rows
+        taken = Rewind(step, int(steps[-1]), time.time_ns(), {k: n for k, n in gone.items() if n})
+        tables = revision_at(self._store, before.manifest_bytes)
+        revised = msgspec.structs.replace(
+            self._manifest,
+            streams=tables.streams,
+            scalars=tables.scalars,
+            lineage=(*self._manifest.lineage, taken),
+        )
+        line = revised.to_line(identity_of(self._store))
+        record = replace(
+            before,
+            seq=self._record.seq + 1,
+            step=~step,
+            wall_ns=taken.wall_ns,
+            manifest_bytes=self._record.manifest_bytes + len(line),
+            manifest_crc=crc32c(line, self._record.manifest_crc),
+        )
+        try:
+            self._store.save(MANIFEST, self._record.manifest_bytes, np.frombuffer(line, np.uint8))
+            self._hand_over([MANIFEST])
+            self._store.save(COMMITS, record.seq, record.encode())
+            self._hand_over([COMMITS])
+        except BaseException:
+            self._fail()
+            raise
+        self._take(revised, record)
+        self._commits = kept
+        self._discard()
+        return taken
 
     def close(self) -> None:
         """Release the files; after appending, leave them cleanly closed."""
@@ -179,8 +253,8 @@ class Journal:
         self._store.close()
 
     def _write(self, commit: Commit, revised: Manifest) -> Record:
-        store, touched = self._store, [MANIFEST] if commit.manifest is not None else []
-        record = self._write_manifest(commit, revised)
+        store = self._store
+        record, touched = self._write_manifest(commit, revised)
         rows, crcs = list(record.rows), list(record.keys_crcs)
         for name, added in commit.rows.items():
             index = self._index(name)
@@ -194,9 +268,7 @@ class Journal:
             steps = np.array([commit.step], np.int64)
             crc = scalars_crc(record.scalar_rows, steps, values, record.scalars_crc)
             record = replace(record, scalar_rows=record.scalar_rows + 1, scalars_crc=crc)
-        store.flush(touched)
-        if self._power:
-            store.sync(touched)
+        self._hand_over(touched)
         record = replace(
             record,
             seq=record.seq + 1,
@@ -206,30 +278,39 @@ class Journal:
             keys_crcs=tuple(crcs),
         )
         store.save(COMMITS, record.seq, record.encode())
-        store.flush([COMMITS])
-        if self._power:
-            store.sync([COMMITS])
+        self._hand_over([COMMITS])
         return record
 
-    def _write_manifest(self, commit: Commit, revised: Manifest) -> Record:
+    def _hand_over(self, keys: list[str]) -> None:
+        """Give arrays to the operating system and, for ``power``, force them to the disk."""
+        self._store.flush(keys)
+        if self._power:
+            self._store.sync(keys)
+
+    def _write_manifest(self, commit: Commit, revised: Manifest) -> tuple[Record, list[str]]:
         """Append the revision and widen what it widens; before the first commit, count line 0."""
         record, line = self._record, b""
         if record.seq < 0:
             first = first_line(self._store)
             record = replace(record, manifest_bytes=len(first), manifest_crc=crc32c(first))
         if commit.manifest is None:
-            return record
+            return record, []
         line = revised.to_line(identity_of(self._store))
         self._store.save(MANIFEST, record.manifest_bytes, np.frombuffer(line, np.uint8))
-        self._store.widen(SCALAR_VALUE, len(revised.scalars))
-        for stream in revised.streams:
-            for lane, columns in stream.lanes.items():
-                self._store.widen(stream_key(stream.name, lane), columns)
-        return replace(
+        wanted = {SCALAR_VALUE: len(revised.scalars)} | {
+            stream_key(stream.name, lane): columns
+            for stream in revised.streams
+            for lane, columns in stream.lanes.items()
+        }
+        wider = [key for key, columns in wanted.items() if columns > self._store.columns(key)]
+        for key in wider:
+            self._store.widen(key, wanted[key])
+        record = replace(
             record,
             manifest_bytes=record.manifest_bytes + len(line),
             manifest_crc=crc32c(line, record.manifest_crc),
         )
+        return record, [MANIFEST, *wider]
 
     def _write_rows(self, spec: StreamSpec, start: int, rows: Rows, step: int) -> list[str]:
         keys = []
@@ -258,19 +339,68 @@ class Journal:
         self._store.save(SCALAR_VALUE, row, padded.view(np.float64))
         return values
 
-    def _drop_uncommitted(self) -> None:
-        """Forget what a kill left behind the last commit, so that appending starts clean."""
-        first = self._record.seq < 0
-        used = len(first_line(self._store)) if first else self._record.manifest_bytes
-        self._store.truncate(MANIFEST, used)
-        self._store.truncate(COMMITS, self._record.seq + 1)
-        self._store.truncate(SCALAR_STEP, self._record.scalar_rows)
-        self._store.truncate(SCALAR_VALUE, self._record.scalar_rows)
-        for stream, rows in zip(self._manifest.streams, self._record.rows, strict=True):
+    def _prepare(self) -> None:
+        """Be ready to append; after an append that failed, start from what is on the disk."""
+        if not self._open_for_append:
+            raise UsageError(f"{self.path} is not open for appending")
+        if not self._uncertain:
+            return
+        self._store.revive()
+        table = load_state(self._store).table
+        self._store.expect(layout(self._manifest))
+        last = self._record.seq
+        if len(table) <= last or (last >= 0 and (table[last] != self._record.encode()[0]).any()):
+            raise damaged(self._store, "committed steps have vanished", COMMITS, "COM-002")
+        if len(table) > last + 1:
+            # The record got there although writing it failed. It must not speak for rows that
+            # are about to be written over.
+            unmade = table[last + 1 : last + 2].copy()
+            unmade[:, -1] = 0  # this alone: what is left of a kill is told by it
+            self._store.save(COMMITS, last + 1, unmade)
+            self._hand_over([COMMITS])
+        self._uncertain = False
+
+    def _fail(self) -> None:
+        self._uncertain = True
+        self._store.let_go()
+
+    def _discard(self) -> dict[str, int]:
+        """Take what lies behind the last commit for free space.
+
+        Returns:
+            How many rows of each stream there were.
+        """
+        record, store = self._record, self._store
+        used = record.manifest_bytes if record.seq >= 0 else len(first_line(store))
+        rows = {
+            MANIFEST: used,
+            COMMITS: record.seq + 1,
+            SCALAR_STEP: record.scalar_rows,
+            SCALAR_VALUE: record.scalar_rows,
+        }
+        for key, count in rows.items():
+            store.discard(key, count)
+        dropped = {}
+        for stream, count in zip(self._manifest.streams, record.rows, strict=True):
             names = ["step", *(["sample"] if stream.sampled else []), *stream.lanes]
-            for name in names:
-                self._store.truncate(stream_key(stream.name, name), rows)
-        self._store.begin()
+            found = [store.discard(stream_key(stream.name, name), count) for name in names]
+            dropped[stream.name] = max(found)
+        return dropped
+
+    def _report(self, dropped: dict[str, int]) -> None:
+        """Say that a killed writer's trajectory is taken up again, and what was dropped."""
+        rows = [f"{n} row{'s' * (n > 1)} of {name}" for name, n in dropped.items() if n]
+        last = f"step {self.commits()[-1, 1]}" if self._commits else "nothing"
+        _log.warning(
+            "%s: its last writer did not close it; going on after %s, the last of %d commits; "
+            "dropped beyond it: %s",
+            *(self.path, last, len(self._commits), ", ".join(rows) or "nothing"),
+        )
+
+    def _take(self, manifest: Manifest, record: Record) -> None:
+        """Go on from a record that has been handed over."""
+        self._manifest, self._record = manifest, record
+        self._remember(record)
 
     def _remember(self, record: Record) -> None:
         """Keep the record in a table that doubles, so that `commits` shows own appends too."""

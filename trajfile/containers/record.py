@@ -102,7 +102,7 @@ class Record:
 
     Attributes:
         seq: Its number, from 0.
-        step: The step at which it was made.
+        step: The step at which it was made; -1 - N if it is a rewind to step N.
         wall_ns: Nanoseconds since 1970.
         manifest_bytes: Committed bytes of /manifest.
         scalar_rows: Committed rows of the scalars.
@@ -175,11 +175,44 @@ def valid_records(table: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return holds
 
 
-def counts_decrease(table: NDArray[np.uint64]) -> bool:
-    """Whether a count of manifest bytes, scalar rows or stream rows ever shrinks."""
+def in_force(table: NDArray[np.uint64]) -> list[int]:
+    """Which commits of a table of valid records no rewind has taken back.
+
+    A record whose step, as int64, is negative is a rewind to step N = -1 - step: it takes back the
+    commits at and after N, and states once more what the last one before them stated.
+
+    Args:
+        table: uint64, shape (records, columns).
+
+    Returns:
+        Their numbers, in order.
+
+    Raises:
+        ValueError: If a count shrinks otherwise, or a rewind states something else.
+    """
     streams = (table.shape[1] - 8) // 2
+    steps = np.ascontiguousarray(table[:, 1]).view(np.int64)
     counts = table[:, 3 : _FIXED + streams]
-    return bool((counts[1:] < counts[:-1]).any())
+    shrinks: NDArray[np.bool_] = np.any(counts[1:] < counts[:-1], axis=1) & (steps[1:] >= 0)
+    if shrinks.any():
+        raise ValueError(f"commit record {int(np.argmax(shrinks)) + 1} takes committed rows back")
+    restated = [*range(4, _FIXED + streams), *range(_FIXED + streams + 1, table.shape[1] - 1)]
+    kept: list[int] = []
+    start = 0
+    for at in np.flatnonzero(steps < 0).tolist():
+        kept += range(start, at)
+        while kept and steps[kept[-1]] >= ~steps[at]:
+            kept.pop()
+        known = table[kept[-1]] if kept else np.zeros_like(table[at])
+        if (table[at, restated] != known[restated]).any() or (
+            at > 0 and counts[at, 0] < counts[at - 1, 0]
+        ):
+            raise ValueError(
+                f"commit record {at} goes back to step {~steps[at]}, but does not state what was "
+                "committed before it"
+            )
+        start = at + 1
+    return [*kept, *range(start, len(table))]
 
 
 def has_record_width(columns: int) -> bool:

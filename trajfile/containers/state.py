@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from trajfile.containers.record import (
     Record,
-    counts_decrease,
     crc32c,
     has_record_width,
+    in_force,
     valid_records,
 )
 from trajfile.containers.store import COMMITS, MANIFEST, MAX_MANIFEST_BYTES, ArraySpec, ArrayStore
@@ -32,11 +32,13 @@ class State(NamedTuple):
 
     Attributes:
         table: The valid rows of /commits, uint64.
+        commits: Which of them are commits that no rewind has taken back.
         manifest: The revision in force.
         record: The last record.
     """
 
     table: NDArray[np.uint64]
+    commits: list[int]
     manifest: Manifest
     record: Record
 
@@ -51,10 +53,25 @@ def load_state(store: ArrayStore) -> State:
         What is committed; before the first commit, the first line of the manifest is in force.
     """
     store.expect(_TABLES)
-    table = _load_table(store)
+    table, commits = _load_table(store)
     streams = (store.columns(COMMITS) - 8) // 2
     record = Record.decode(table[-1]) if len(table) else Record.empty(streams)
-    return State(table, _load_manifest(store, record, streams), record)
+    return State(table, commits, _load_manifest(store, record, streams), record)
+
+
+def revision_at(store: ArrayStore, manifest_bytes: int) -> Manifest:
+    """An earlier revision of the manifest.
+
+    Args:
+        store: The arrays.
+        manifest_bytes: Bytes of /manifest committed along with it; 0 for the first revision.
+
+    Returns:
+        The revision.
+    """
+    if manifest_bytes == 0:
+        return parse_manifest(first_line(store))
+    return parse_manifest(store.load(MANIFEST, manifest_bytes).tobytes())
 
 
 def identity_of(store: ArrayStore) -> Identity:
@@ -84,7 +101,7 @@ def mismatch(store: ArrayStore, key: str) -> Damaged:
     return damaged(store, "does not match the checksum in the commit record", key, "SUM-001")
 
 
-def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
+def _load_table(store: ArrayStore) -> tuple[NDArray[np.uint64], list[int]]:
     width = store.columns(COMMITS)
     if not has_record_width(width):
         raise damaged(store, f"commit records cannot have {width} columns", COMMITS, "COM-007")
@@ -101,9 +118,10 @@ def _load_table(store: ArrayStore) -> NDArray[np.uint64]:
     if valid[count:].any():
         what = f"commit record {count} does not match its checksum, yet later ones do"
         raise damaged(store, what, COMMITS, "COM-001")
-    if counts_decrease(table[:count]):
-        raise damaged(store, "a commit record takes committed rows back", COMMITS, "COM-008")
-    return table[:count]
+    try:
+        return table[:count], in_force(table[:count])
+    except ValueError as error:
+        raise damaged(store, str(error), COMMITS, "COM-008") from error
 
 
 def _load_manifest(store: ArrayStore, record: Record, streams: int) -> Manifest:

@@ -152,6 +152,8 @@ class ArrayStore(Protocol):
     format_version: tuple[int, int]
     archive: bool
     """Whether chunks of lanes span several rows, so that nothing can be appended."""
+    left_by_a_kill: bool
+    """Whether it was found as a killed writer leaves it; in Zarr, once `discard` has looked."""
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
@@ -200,8 +202,8 @@ class ArrayStore(Protocol):
         """Columns of a chunk of a lane."""
         ...
 
-    def truncate(self, key: str, rows: int) -> None:
-        """Forget rows from ``rows`` on."""
+    def discard(self, key: str, rows: int) -> int:
+        """Take rows from ``rows`` on for free space; how many were found there, as far as known."""
         ...
 
     def flush(self, keys: Iterable[str]) -> None:
@@ -214,6 +216,14 @@ class ArrayStore(Protocol):
 
     def begin(self) -> None:
         """All arrays exist: from here on rows are appended and readers may come."""
+        ...
+
+    def let_go(self) -> None:
+        """After a failure to write: leave the files as a kill would, but keep the lock."""
+        ...
+
+    def revive(self) -> None:
+        """Be ready to go on, from what is on the disk."""
         ...
 
     def stored_bytes(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from pathlib import Path
 
+from trajfile.containers.folder import PARTIAL
 from trajfile.errors import ResourceError
 
 try:
@@ -90,3 +92,25 @@ def _folder_is_held(path: Path) -> bool | None:
     finally:
         os.close(descriptor)
     return False
+
+
+def claim_aside(path: Path) -> Path:
+    """Where a trajectory is made before it gets its name.
+
+    Args:
+        path: Where it will lie.
+
+    Returns:
+        A path beside it at which there is nothing. What a killed writer left there is deleted; if
+        another writer is at work there, that is a `ResourceError`.
+    """
+    aside = path.with_name(path.name + PARTIAL)
+    if aside.is_symlink():
+        aside.unlink()
+    elif aside.exists():
+        WriterLock(aside).close()
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+    return aside

@@ -18,6 +18,7 @@ from trajfile.containers.journal import Journal
 from trajfile.containers.regular import read_document
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import MANIFEST, layout
+from trajfile.containers.writer_lock import claim_aside
 from trajfile.containers.zarr_metadata import GroupDocument
 from trajfile.containers.zarr_store import DOCUMENT, INVALID_JSON, ZarrStore
 from trajfile.errors import Damaged, NotATrajectory
@@ -35,7 +36,11 @@ def create_zarr(
     """Create a Zarr trajectory; see `trajfile.containers.create`."""
     power = durability == "power"
     store = create_store(path, manifest, new_identity(uuid), compression, power=power)
-    return Journal(store, writable=True, power=power)
+    try:
+        return Journal(store, writable=True, power=power)
+    except BaseException:
+        store.undo()
+        raise
 
 
 def create_store(
@@ -59,14 +64,19 @@ def create_store(
         The arrays, to be written.
     """
     with full_disk_as_resource_error(path):
-        path.mkdir()
-    store = ZarrStore(path, identity, writable=True, power=power)
-    for spec in layout(manifest, archive=is_archive(identity)):
-        store.create(spec, compression)
-    store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
-    store.flush([MANIFEST])
-    # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
-    store.put_root(identity)
+        aside = claim_aside(path)
+        aside.mkdir()
+    store = ZarrStore(path, identity, writable=True, power=power, aside=aside)
+    try:
+        for spec in layout(manifest, archive=is_archive(identity)):
+            store.create(spec, compression)
+        store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
+        store.flush([MANIFEST])
+        # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
+        store.put_root(identity)
+    except BaseException:
+        store.undo()
+        raise
     return store
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
-from trajfile.containers.folder import Folder
+from trajfile.containers.folder import Folder, sync_folder
+from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.regular import open_regular, read_document, refuse_link
 from trajfile.containers.shards import ShardError, ShardLayout, decode_shard, encode_shard
@@ -48,18 +50,28 @@ class ZarrStore:
         identity: Its root attributes.
         writable: Whether to append.
         power: Whether files are forced to the disk.
+        aside: Where the folder lies until `begin`, if it is being created.
     """
 
     kind = "zarr"
 
-    def __init__(self, path: Path, identity: Attributes, *, writable: bool, power: bool):
+    def __init__(
+        self,
+        path: Path,
+        identity: Attributes,
+        *,
+        writable: bool,
+        power: bool,
+        aside: Path | None = None,
+    ):
         self.path = str(path)
         self.uuid, self.format_version = check_identity(identity, path)
         self.archive = is_archive(identity)
-        self._root = path
-        self._folder = Folder(path, power=power)
-        self._lock = WriterLock(path) if writable else None
+        self._root = aside or path
+        self._folder = Folder(self._root, power=power)
+        self._lock = WriterLock(self._root) if writable else None
         self._writable = writable
+        self._power = power
         self._documents: dict[str, dict[str, Any]] = {}
         self._parsed: dict[str, ArrayDocument] = {}
         self._groups: set[str] = set()
@@ -67,6 +79,7 @@ class ZarrStore:
         self._tables: dict[str, ZarrTable] = {}
         self._rows: dict[str, int] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self.left_by_a_kill = False
 
     def create(self, spec: ArraySpec, compression: str | None) -> None:
         """Create one empty array and the groups above it."""
@@ -184,13 +197,19 @@ class ZarrStore:
         """Rows and columns that are written at once: a shard."""
         return self._lanes[key].height, self._lanes[key].columns
 
-    def truncate(self, key: str, rows: int) -> None:
-        """Forget rows from ``rows`` on, and what a kill left half-written."""
+    def discard(self, key: str, rows: int) -> int:
+        """Forget rows from ``rows`` on, and what a kill left half-written; count those of lanes."""
+        if self._document(key).shape[0] > rows and self._root == Path(self.path):
+            self.left_by_a_kill = True  # closing trims shapes
         self._rows[key] = rows
         if key in self._lanes:
-            self._folder.drop_chunks(self._root / key, -(-rows // self._lanes[key].height))
-        else:
-            self._table(key).truncate(self._folder, rows)
+            dropped = self._folder.drop_chunks(
+                self._root / key, -(-rows // self._lanes[key].height)
+            )
+            self.left_by_a_kill |= dropped > 0
+            return dropped
+        self._table(key).truncate(self._folder, rows)
+        return 0
 
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
@@ -209,7 +228,34 @@ class ZarrStore:
             self._folder.sync(self._root / key)
 
     def begin(self) -> None:
-        """Nothing to do: files appear whole, so readers may come at any time."""
+        """A new folder gets its name; readers may come from here on."""
+        path = Path(self.path)
+        if self._root == path:
+            return
+        if self._power:
+            self._folder.sync_all()
+        with full_disk_as_resource_error(path):
+            self._root.rename(path)
+            self._root = path
+            self._folder = Folder(path, power=self._power)
+            self._tables.clear()  # they know the old name
+            if self._power:
+                sync_folder(path.parent)
+
+    def undo(self) -> None:
+        """Take a creation back that failed."""
+        self._writable = False
+        self.close()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def let_go(self) -> None:
+        """After a failure to write: nothing is held open."""
+
+    def revive(self) -> None:
+        """Forget what a failed append left in memory."""
+        self._tables.clear()
+        self._documents.clear()
+        self._parsed.clear()
 
     def stored_bytes(self) -> int:
         """Size of all files in bytes."""
