@@ -24,7 +24,7 @@ import hdf5plugin  # noqa: F401  (warm)
 
 import trajfile
 from tests.durability.runs import Run, digest_of, uninterrupted, visible
-from tests.durability.shim import COUNT, Shim
+from tests.durability.shim import COUNT, ERRORS, EVER, FAIL, SHORT, Shim
 
 SHIM = Shim()
 _PATIENCE = 60
@@ -160,6 +160,60 @@ def trial(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**outcome, "problems": problems, "calls": calls}
 
 
+def refusal(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """One recording that meets a system that refuses to write, for a while."""
+    run = Run(**job["run"])
+    refuse, fresh = job["refuse"], job["way"] == "fresh"
+    place = folder / "trial"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    path = place / f"run{run.suffix}"
+
+    def work(say: Callable[[str], None]) -> None:
+        SHIM.arm(
+            place,
+            SHORT if refuse["kind"] == "short" else FAIL,
+            refuse["at"],
+            1 if refuse["kind"] == "once" else EVER,
+            ERRORS[refuse["error"]],
+        )
+        writer = run.writer(path)
+        refusals = step = 0
+        while step < run.steps:
+            try:
+                writer.append(step, **run.arguments(step))
+                writer.flush()
+                step += 1
+            except trajfile.ResourceError as error:
+                if str(path) not in str(error) or "\n" in str(error):
+                    raise
+                refusals += 1
+                committed = -1 if writer.committed_step is None else writer.committed_step
+                if path.exists():
+                    assert visible(path, run, [0] * run.steps) >= committed + 1
+                if refusals == 3 or refuse["kind"] == "once":
+                    SHIM.disarm()
+                while fresh:
+                    try:
+                        writer.close()
+                        writer = run.writer(path)
+                        break
+                    except trajfile.ResourceError:
+                        refusals += 1
+                        SHIM.disarm()
+                step = 0 if writer.committed_step is None else writer.committed_step + 1
+        SHIM.disarm()
+        writer.close()
+        assert refusals or refuse["at"] > SHIM.calls(), "nothing was refused"
+        broken = [f for f in trajfile.validate(path) if f.severity == "error"]
+        assert not broken, broken
+        assert digest_of(path) == uninterrupted(run, (0,) * run.steps, folder / "whole")
+        assert sorted(place.iterdir()) == [path], "something was left behind"
+
+    _, ended, errors = forked(work)
+    return {"problems": errors + ([f"ended by signal {ended}"] if ended else [])}
+
+
 def main() -> None:
     """Answer trials until the input ends."""
     folder = Path(sys.argv[1])
@@ -178,7 +232,7 @@ def main() -> None:
                 cut = job["resume_step"]
                 lives = [0] * cut + [1] * (run.steps - cut)
                 uninterrupted(run, tuple(lives), folder / "whole")
-            answer = trial(job, folder)
+            answer = refusal(job, folder) if "refuse" in job else trial(job, folder)
         print(json.dumps(answer), flush=True)
 
 

@@ -162,14 +162,17 @@ def digest_of(path: Path) -> str:
         container.close()
 
 
-@cache
 def uninterrupted(run: Run, lives: tuple[int, ...], folder: Path) -> str:
     """The digest of the same recording without any kill."""
-    plain = replace(run, background=False)
-    path = folder / f"whole{abs(hash((plain, lives)))}{run.suffix}"
-    with plain.writer(path) as writer:
+    return _uninterrupted(replace(run, background=False), lives, folder)
+
+
+@cache
+def _uninterrupted(run: Run, lives: tuple[int, ...], folder: Path) -> str:
+    path = folder / f"whole{abs(hash((run, lives)))}{run.suffix}"
+    with run.writer(path) as writer:
         for step, life in enumerate(lives):
-            writer.append(step, **plain.arguments(step, life))
+            writer.append(step, **run.arguments(step, life))
     assert visible(path, run, list(lives)) == len(lives)
     trajfile.validate(path, deep=True)  # a fork of this process then has everything imported
     return digest_of(path)

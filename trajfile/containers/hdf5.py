@@ -107,6 +107,7 @@ def create_store(
                     joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
                     _create_array(file, joined, compression)
             store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
+            store.flush([MANIFEST])  # reading it must not be what meets a full disk
         except BaseException:
             store.undo()
             raise
