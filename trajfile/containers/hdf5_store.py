@@ -274,7 +274,7 @@ class Hdf5Store:
 
     def stored_bytes(self) -> int:
         """Size of the file in bytes."""
-        return self._path.stat().st_size
+        return (self._aside or self._path).stat().st_size
 
     def close(self) -> None:
         """Release the file; after a failure to write, leave it as a kill would have."""
