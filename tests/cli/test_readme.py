@@ -89,10 +89,13 @@ def test_python_blocks(folder_of_runs: Path, monkeypatch: pytest.MonkeyPatch) ->
     quickstart, *others = [block for block in blocks("python") if not block.startswith("# ")]
     assert quickstart == (ROOT / "sample_data/quickstart.py").read_text()
     assert others
+    said = ""
     for code in others:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(compile(code, "README.md", "exec"), {})
-        assert "(10, 32, 64)" in out.getvalue()
+        said += out.getvalue()
+    assert "go on at 381 or any later step" in said
+    assert "(10, 32, 64)" in said
 
 
 def test_relative_links_lead_somewhere() -> None:
