@@ -161,7 +161,10 @@ def trial(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def refusal(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One recording that meets a system that refuses to write, for a while."""
+    """One recording that meets a system that refuses to write, for a while.
+
+    What is refused may be housekeeping (trimming a shape), of which nobody needs to hear.
+    """
     run = Run(**job["run"])
     refuse, fresh = job["refuse"], job["way"] == "fresh"
     place = folder / "trial"
@@ -204,7 +207,6 @@ def refusal(job: dict[str, Any], folder: Path) -> dict[str, Any]:
                 step = 0 if writer.committed_step is None else writer.committed_step + 1
         SHIM.disarm()
         writer.close()
-        assert refusals or refuse["at"] > SHIM.calls(), "nothing was refused"
         broken = [f for f in trajfile.validate(path) if f.severity == "error"]
         assert not broken, broken
         assert digest_of(path) == uninterrupted(run, (0,) * run.steps, folder / "whole")

@@ -80,8 +80,12 @@ def prove_records(
     gone = []
     for row in range(int(np.flatnonzero(written | valid).max(initial=-1)) + 1):
         record = Record.decode(table[row]) if valid[row] else None
-        if record is None or _takes_back(last, record):
+        if record is None or (record.step >= 0 and _takes_back(last, record)):
             gone.append(row)
+            continue
+        if record.step < 0:  # a rewind: what it took back is not to come again
+            records = [kept for kept in records if kept.step < ~record.step]
+            last = record
             continue
         records.append(record)
         last = record
