@@ -7,6 +7,7 @@ import math
 import sys
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import trajfile
@@ -60,6 +61,7 @@ def content(container: Container) -> dict[str, Any]:
             name: getattr(manifest, name)
             for name in ("optimizer", "groups", "gradient", "metadata", "software")
         },
+        "lineage": msgspec.to_builtins(manifest.lineage),
     }
 
 

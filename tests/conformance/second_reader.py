@@ -15,7 +15,6 @@ import stat
 import struct
 import sys
 import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -347,8 +346,8 @@ def stored_as(dtype: str) -> str:
     return f"uint{8 * AS_BITS[dtype]}" if dtype in AS_BITS else dtype
 
 
-def last_record(table: np.ndarray) -> tuple[list[list[int]], int]:
-    """The valid commit records, and the number of streams."""
+def in_force(table: np.ndarray) -> tuple[list[list[int]], list[int], int]:
+    """The commits that no rewind took back, the last valid row, and the number of streams."""
     demand(table.shape[1] >= 8 and table.shape[1] % 2 == 0, "COM-007")
     n = (table.shape[1] - 8) // 2
     rows = [[int(value) for value in row] for row in table]
@@ -358,11 +357,22 @@ def last_record(table: np.ndarray) -> tuple[list[list[int]], int]:
     ]
     count = (*valid, False).index(False)
     demand(all(row[-1] == 0 for row in rows[count:]), "COM-001")  # a kill leaves no checksum
-    for before, after in pairwise(rows[:count]):
-        demand(
-            all(a <= b for a, b in zip(before[3 : 5 + n], after[3 : 5 + n], strict=True)), "COM-008"
-        )
-    return rows[:count], n
+    commits: list[list[int]] = []
+    before = [0] * table.shape[1]
+    for row in rows[:count]:
+        demand(before[3] <= row[3], "COM-008")
+        back = 2**64 - 1 - row[1] if row[1] >= 2**63 else None  # the step of a rewind
+        if back is None:
+            counts = zip(before[4 : 5 + n], row[4 : 5 + n], strict=True)
+            demand(all(old <= new for old, new in counts), "COM-008")
+            commits.append(row)
+        else:
+            commits = [commit for commit in commits if commit[1] < back]
+            known = commits[-1] if commits else [0] * len(row)
+            again = [*range(4, 5 + n), *range(6 + n, 7 + 2 * n)]
+            demand(all(row[c] == known[c] for c in again), "COM-008")
+        before = row
+    return commits, before, n
 
 
 def revision_in_force(data: bytes) -> dict:
@@ -459,21 +469,27 @@ def read(path: Path) -> dict:
     demand({*root["requires"]} <= {"archive"}, "CORE-005")
     store.archive = "archive" in root["requires"]
     store.check()
-    records, n = last_record(store.table("commits", "uint64", 2))
-    record = records[-1] if records else [0] * (8 + 2 * n)
+    commits, record, n = in_force(store.table("commits", "uint64", 2))
     demand(record[3] <= 2**30, "CORE-011")
-    stored = store.table("manifest", "uint8", 1, record[3] if records else None).tobytes()
-    lines = stored if records else stored.partition(b"\n")[0] + b"\n"
-    demand(not records or crc32c(lines) == record[5 + n], "SUM-001")
+    stored = store.table("manifest", "uint8", 1, record[3] or None).tobytes()
+    lines = stored if record[3] else stored.partition(b"\n")[0] + b"\n"
+    demand(not record[3] or crc32c(lines) == record[5 + n], "SUM-001")
     manifest = revision_in_force(lines)
     demand(len(manifest["streams"]) == n, "COM-007")
     again = manifest.get("identity", {"uuid": root["uuid"], "format_version": version})
     demand((again["uuid"], again["format_version"]) == (root["uuid"], version), "SUM-004")
-    stated = {"optimizer": {}, "groups": {}, "gradient": {}, "metadata": {}, "software": ""}
+    stated = {
+        "optimizer": {},
+        "groups": {},
+        "gradient": {},
+        "metadata": {},
+        "software": "",
+        "lineage": [],
+    }
     return {
         "format_version": version,
         "uuid": root["uuid"],
-        "commits": [{"step": row[1], "wall_ns": str(row[2])} for row in records],
+        "commits": [{"step": row[1], "wall_ns": str(row[2])} for row in commits],
         "scalars": scalar_columns(store, record, manifest["scalars"], record[6 + n]),
         "streams": [
             stream(store, spec, record[5 + number], record[7 + n + number])

@@ -22,6 +22,7 @@ from tests.conformance.vectors.spoil import (
     revised,
     scalars_at,
 )
+from tests.conformance.vectors.valid import rewind, rewound
 
 HALF = float_bits(0.5)[0]
 SMALL = Style(width=4, table_rows=4, joined=False)
@@ -297,6 +298,17 @@ def commits() -> Iterator[Broken]:
     yield Broken("rows_taken_back", "COM-008", "a later commit counts fewer rows", fewer)
 
 
+def rewinds() -> Iterator[Broken]:
+    """Rewinds that do not restate what was."""
+
+    def more_rows(image: Image) -> None:
+        rewind(image)
+        edit_records(image, lambda body: put(body, {5: 4}), 7)
+
+    says = "a rewind to step 3 that keeps a fourth row"
+    yield Broken("rewind_misstates", "COM-008", says, more_rows, run=rewound())
+
+
 def checksums() -> Iterator[Broken]:
     """Bytes that are not those that were committed."""
     for name, key, place in (
@@ -439,4 +451,4 @@ def zarr() -> Iterator[Broken]:
     yield only_zarr("fill_value", "ZR-012", "a fill value of 0", zr.edited(lane, fill_value=0))
 
 
-BROKEN = (*core(), *structure(), *dtypes(), *commits(), *checksums(), *hdf5(), *zarr())
+BROKEN = (*core(), *structure(), *dtypes(), *commits(), *rewinds(), *checksums(), *hdf5(), *zarr())

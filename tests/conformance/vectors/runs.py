@@ -65,13 +65,18 @@ class Commit:
 
 @dataclass(frozen=True)
 class Run:
-    """A trajectory: the revisions of its manifest, its commits, and where its bits come from."""
+    """A trajectory: the revisions of its manifest, its commits, and where its bits come from.
+
+    Where rewinds took commits back, these are the commits in force, and ``places`` their rows in
+    /commits.
+    """
 
     revisions: Sequence[Mapping[str, Any]]
     commits: Sequence[Commit]
     uuid: str = "8d9f3c52-6f1e-4a43-9a44-1c6f0a5e7b10"
     version: tuple[int, int] = (1, 0)
     values: Values = some_bits
+    places: Sequence[int] = ()
 
     def in_force(self, commits: int) -> Mapping[str, Any]:
         """The revision in force after so many commits."""
@@ -143,7 +148,9 @@ def content(run: Run) -> dict[str, Any]:
         "uuid": run.uuid,
         "commits": [
             {"step": commit.step, "wall_ns": str(FIRST_WALL_NS + number)}
-            for number, commit in enumerate(run.commits)
+            for number, commit in zip(
+                run.places or range(len(run.commits)), run.commits, strict=True
+            )
         ],
         "scalars": {
             "steps": [commit.step for commit in with_scalars],
@@ -172,7 +179,8 @@ def content(run: Run) -> dict[str, Any]:
         ],
         **{
             name: revision[name]
-            for name in ("optimizer", "groups", "gradient", "metadata", "software")
+            for name in ("optimizer", "groups", "gradient", "metadata", "software", "lineage")
+            if name in revision
         },
     }
 

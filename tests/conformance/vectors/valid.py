@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from tests.conformance.vectors.image import Image, Style, crc, image_of, line, record
 from tests.conformance.vectors.runs import (
     ABSENT,
+    FIRST_WALL_NS,
     NOT_YET,
     SIZES,
     Bits,
@@ -18,6 +20,7 @@ from tests.conformance.vectors.runs import (
     Run,
     float_bits,
     manifest,
+    some_bits,
     tensor,
 )
 
@@ -295,6 +298,60 @@ def _tail(image: Image) -> None:
     image.lanes = grown.lanes
 
 
+def _before_the_rewind() -> Run:
+    """Steps 0 to 6, a tensor and a scalar joining at step 4."""
+    late = [*PARAMS["params"], tensor("late", (4,), first_row=4)]
+    revisions = [manifest(PARAMS, ["loss"]), manifest({"params": late}, ["loss", "norm"])]
+    commits = [
+        Commit(k, ONE, {"loss": HALF, **({"norm": QUARTER} if k >= 4 else {})}, k == 4)
+        for k in range(7)
+    ]
+    return Run(revisions, commits)
+
+
+def rewound(*, to: int = 3) -> Run:
+    """Went back, before which a tensor and a scalar had joined; then steps 3 and 4 again."""
+    lost = 7 - to
+    taken = {
+        **{"step": to, "last_step": 6, "wall_ns": FIRST_WALL_NS + 7},
+        "rows": {"params": lost, "scalars": lost},
+    }
+
+    def values(stream: str, name: str, dtype: str, row: int, size: int) -> Bits:
+        return some_bits(stream, name if row < to else f"{name} again", dtype, row, size)
+
+    again = [Commit(k, ONE, {"loss": QUARTER}) for k in (to, to + 1)]
+    commits = [*(Commit(k, ONE, {"loss": HALF}) for k in range(to)), *again]
+    revision = manifest(PARAMS, ["loss"], lineage=[taken])
+    return Run([revision], commits, values=values, places=[*range(to), 8, 9])
+
+
+def rewind(image: Image, *, to: int = 3) -> None:
+    """Put what was taken back, and the rewind, among the records and the revisions."""
+    old = image_of(_before_the_rewind(), image.style)
+    text = old.tables["manifest"].tobytes() + image.tables["manifest"].tobytes()
+    n, covered = 1, {3: len(text), 6: crc(text)}
+    records = [[int(value) for value in row] for row in old.tables["commits"]]
+    known = records[to - 1] if to else [0] * (8 + 2 * n)
+    body = [7, 2**64 - 1 - to, FIRST_WALL_NS + 7, 0, *known[4:-1]]
+    bodies = [body, *([int(v) for v in row[:-1]] for row in image.tables["commits"][to:])]
+    for number, body in enumerate(bodies, 7):
+        body[0], body[2] = number, FIRST_WALL_NS + number
+        for column, value in covered.items():
+            body[column] = value
+        records.append(record(*body))
+    image.tables["manifest"] = np.frombuffer(text, np.uint8)
+    image.tables["commits"] = np.array(records, "<u8")
+    lane, left = image.lanes["streams/params/float32"], old.lanes["streams/params/float32"]
+    lane.rows += left.rows[len(lane.rows) :]  # what nothing has been written over
+    values = old.tables["scalars/value"].copy()
+    values[: to + 2] = ABSENT
+    values[: to + 2, :1] = image.tables["scalars/value"]
+    image.tables["scalars/value"] = values
+    for key in ("scalars/step", "streams/params/step"):
+        image.tables[key] = np.append(image.tables[key], old.tables[key][to + 2 :])
+
+
 def _unknown(image: Image) -> None:
     """Add what later minor versions might: a reader ignores it."""
     image.attributes["uses"] = ["histograms", "sub-steps"]
@@ -370,6 +427,10 @@ def valid_vectors() -> Iterator[Valid]:
     yield Valid("spare_space", says, scalars_join(), spare)
     says = "shapes that lag behind the commits by two rows, as a kill may leave them"
     yield Valid("shape_lags", says, plain(), replace(free, spare=(-2, 0)), containers=("zarr",))
+    says = "commits taken back by a rewind, and others in their place; leftovers of the old ones"
+    yield Valid("rewound", says, rewound(), free, change=rewind)
+    says = "a rewind to step 0, so that nothing before is left"
+    yield Valid("rewound_to_nothing", says, rewound(to=0), free, change=partial(rewind, to=0))
     for packed in (None, "gzip", "zstd"):
         style = Style(width=5, joined_width=3, shard=2, compression=packed)
         name = "wide" if packed is None else f"wide_{packed}"
