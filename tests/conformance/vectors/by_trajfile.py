@@ -33,7 +33,8 @@ def write(run: Run, path: Path, compression: str | None, *, killed: bool) -> Non
             container.close()
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             aside.rename(path)
-        container.close()
+        else:
+            container.close()
 
 
 def _append(container: Container, run: Run, revisions: list[Manifest]) -> None:
