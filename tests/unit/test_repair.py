@@ -182,6 +182,14 @@ def test_lost_records_at_the_end_cost_their_steps(run: Path, whole: dict) -> Non
     assert report.lost == ("2 commits after step 2, whose records are damaged",)
 
 
+def test_a_byte_beyond_the_last_record_is_no_record(run: Path, whole: dict) -> None:
+    file, start = table_file(run, "commits")
+    flip(file, start + 49 * 8 * 12 + 8 * 11)
+    report = trajfile.repair(run)
+    assert check(report, whole, lossy=False) == {}
+    assert report.mended == ()
+
+
 def test_the_last_revision_of_the_manifest_is_lost(run: Path, whole: dict) -> None:
     container = open_container(run)
     length = len(container._store.load("manifest", container._record.manifest_bytes))
