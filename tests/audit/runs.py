@@ -106,6 +106,20 @@ def twice(path: Path) -> Path:
     return path
 
 
+def misstated(path: Path) -> Path:
+    """A run whose manifest states a stage of gradients that the format does not know."""
+    from trajfile.containers import create
+    from trajfile.containers.base import Commit, Rows
+    from trajfile.schema import Manifest, StreamSpec, TensorSpec
+
+    stream = StreamSpec("params", (TensorSpec("w", (2,), "float32", 0, 0),))
+    container = create(path, Manifest((stream,), (), gradient={"stage": "odd"}))
+    for step in range(3):
+        container.append(Commit(step, {"params": Rows({"float32": np.ones((1, 2), "f4")})}))
+    container.close()
+    return path
+
+
 def sharp(path: Path) -> Path:
     """A run whose recorded sharpness passes 2 / learning rate."""
     with trajfile.Writer(path, optimizer=SGD, gradient=RAW) as writer:
@@ -139,7 +153,7 @@ BREAKING: dict[str, Callable[[Path], Path]] = {
     "learning-rate-zero": lambda path: record(path, rates=lambda s: 0.01 if s < 50 else 0.0),
     "missing-steps": lambda path: record(path, steps=[*range(20), *range(40, 60)]),
     "order-of-steps": twice,
-    "invalid": twice,
+    "invalid": misstated,
     "damaged": flip,
     "unreadable": lambda path: path.with_name("absent.h5"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+from trajfile_cli.render.text import size
 
 import trajfile
 from tests.cli.conftest import record
@@ -25,7 +26,7 @@ def test_the_screen(run, tiny, tmp_path):
 
 
 def source_size(source):
-    return f"{source.container.stored_bytes() / 1024:.1f} KiB"
+    return size(source.container.stored_bytes())
 
 
 def test_an_archive_is_smaller_and_not_appended_to(run, tiny, tmp_path):

@@ -108,17 +108,21 @@ def examine(path: str, settings: Settings) -> Outcome:
         outcome = _examined(path, settings)
     except Exception as error:
         status, detail = failure_of(error)
-        outcome = failed(path, status, detail, settings)
+        rule = error.rule if isinstance(error, FormatError) else ""
+        outcome = failed(path, status, detail, settings, rule)
     return msgspec.structs.replace(outcome, seconds=time.perf_counter() - started)
 
 
-def failed(path: str, status: Status, detail: str, settings: Settings) -> Outcome:
-    """The outcome of an input that could not be examined."""
+def failed(
+    path: str, status: Status, detail: str, settings: Settings, broken_rule: str = ""
+) -> Outcome:
+    """The outcome of an input that could not be examined, whichever rule of the format it broke."""
     accepted = settings.baseline.get(path, Accepted())
     broken = [
         _against(violation(rule, status, detail=detail), accepted)
         for rule in settings.rules.applying()
-        if rule.failure is not None and matches(status, [rule.failure])
+        if (rule.failure is not None and matches(status, [rule.failure]))
+        or (broken_rule and rule.validation == broken_rule)
     ]
     return Outcome(path, status, identity_of(path), violations=broken)
 

@@ -36,8 +36,14 @@ class ClosedView(io.RawIOBase):
         self._descriptor = open_regular(path)
         self._size = os.fstat(self._descriptor).st_size
         self._at = 0
-        found = USUAL if usual else os.pread(self._descriptor, _BYTES, 0)
+        found = self._usual() if usual else os.pread(self._descriptor, _BYTES, 0)
         self._superblock = closed_superblock(found, self._size)
+
+    def _usual(self) -> bytes:
+        """The superblock that `create` makes for a file whose root's header lies where it does."""
+        places = [at for at in ROOTS if os.pread(self._descriptor, 4, at) == b"OHDR"]
+        root = places[0] if places else ROOTS[0]
+        return _HEAD.pack(b"\x89HDF\r\n\x1a\n", 3, 8, 8, 0, 0, 2**64 - 1, root, root)
 
     def readinto(self, buffer: object) -> int:
         """Fill a buffer from the present position on."""
@@ -77,8 +83,8 @@ class ClosedView(io.RawIOBase):
         return str(self._path)
 
 
-#: The superblock of every file that `create` makes: version 3, the root's header right behind it.
-USUAL = _HEAD.pack(b"\x89HDF\r\n\x1a\n", 3, 8, 8, 0, 0, 2**64 - 1, _BYTES, _BYTES)
+#: Where `create` puts the header of the root: aligned; in early files right behind the superblock.
+ROOTS = (512, _BYTES)
 
 
 def closed_superblock(found: bytes, size: int) -> bytes:

@@ -13,7 +13,7 @@ from trajfile.containers.hdf5_attributes import read_identity
 from trajfile.containers.hdf5_damage import LIBRARY_FAILURES
 from trajfile.containers.hdf5_open import SIGNATURE
 from trajfile.containers.hdf5_store import Hdf5Store
-from trajfile.containers.hdf5_view import ClosedView
+from trajfile.containers.hdf5_view import ROOTS, ClosedView
 from trajfile.containers.identity import Attributes
 from trajfile.containers.lookup3 import lookup3
 from trajfile.containers.proof import Notes
@@ -50,13 +50,13 @@ class DamagedHdf5(Hdf5Store):
 def open_damaged_hdf5(path: Path, notes: Notes) -> DamagedHdf5:
     """Open a damaged file; see `trajfile.containers.salvage_store.open_store`."""
     with os.fdopen(open_regular(path), "rb") as opened:
-        head = opened.read(52)
+        head = opened.read(max(ROOTS) + 4)
         size = opened.seek(0, os.SEEK_END)
-    if len(head) < 52:
+    if len(head) < min(ROOTS) + 4:
         _hopeless(path, f"{len(head)} bytes are not the beginning of a file")
     # Where its checksum fails, the superblock says nothing that counts.
     usual = lookup3(head[:44]) != int.from_bytes(head[44:48], "little")
-    if not head.startswith(SIGNATURE) and head[48:52] != b"OHDR":
+    if not head.startswith(SIGNATURE) and all(head[at : at + 4] != b"OHDR" for at in ROOTS):
         raise NotATrajectory(
             f"{path} is not an HDF5 file: it does not begin with the HDF5 signature",
             path=path,
