@@ -84,6 +84,12 @@ def record(run: Run, path: Path, life: int, say: Callable[[str], None], **more: 
     say(f"calls {SHIM.calls()}")
 
 
+def counted(run: Run, place: Path, say: Callable[[str], None]) -> None:
+    """Record without a kill, saying how many calls could be one."""
+    SHIM.arm(place, COUNT)
+    record(run, place / f"run{run.suffix}", 0, say)
+
+
 def trial(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One recording, one or more kills, one check, one resumption."""
     run = Run(**job["run"])
@@ -91,16 +97,12 @@ def trial(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     path = place / f"run{run.suffix}"
-    if job.get("base"):
-        copy = shutil.copytree if Path(job["base"]).is_dir() else shutil.copy
-        copy(job["base"], path)
     resume_step = job.get("resume_step")
     lives = [0] * run.steps
-    durable = job.get("committed", 0) - 1
+    durable = -1
     begun = durable
     signals = []
     problems: list[str] = []
-    calls = None
     for life, kill in enumerate(job["kills"]):
         more = {"resume_step": resume_step} if resume_step is not None and life else {}
 
@@ -122,7 +124,6 @@ def trial(job: dict[str, Any], folder: Path) -> dict[str, Any]:
             durable = begun = resume_step - 1
         durable = max([durable, *(int(n) for word, n in words if word == "durable")])
         begun = max([begun, *(int(n) for word, n in words if word == "begun")])
-        calls = next((int(n) for word, n in words if word == "calls"), calls)
     outcome: dict[str, Any] = {"durable": durable, "begun": begun, "signals": signals}
 
     def look(say: Callable[[str], None]) -> None:
@@ -157,7 +158,7 @@ def trial(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     said, _, errors = forked(look)
     problems += errors
     outcome["shown"] = next((int(line[6:]) for line in said if line.startswith("shown")), None)
-    return {**outcome, "problems": problems, "calls": calls}
+    return {**outcome, "problems": problems}
 
 
 def refusal(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -224,9 +225,12 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         run = Run(**job["run"])
-        if "prepare" in job:  # a file to start from
-            forked(lambda say, run=run, job=job: record(run, Path(job["prepare"]), 0, say))
-            answer: dict[str, Any] = {}
+        if job.get("count"):
+            place = folder / "count"
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            said, _, problems = forked(lambda say, run=run, place=place: counted(run, place, say))
+            answer: dict[str, Any] = {"calls": int(said[-1].split()[-1]), "problems": problems}
         else:
             lives = [0] * run.steps
             uninterrupted(run, tuple(lives), folder / "whole")

@@ -10,6 +10,8 @@ the file must come to the same logical digest as if nothing had happened.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from functools import cache
 from itertools import cycle, islice
 from typing import Any
 
@@ -24,18 +26,24 @@ SIGKILL = 9
 
 def kill_points(forge: Forge, run: Run, count: int, seed: int) -> list[dict[str, Any]]:
     """So many different kill points of a recording, spread over it; all, if there are fewer."""
-    calls = forge(run=run.as_dict(), kills=[{}])["calls"]
+    # A background thread makes the same calls.
+    calls = calls_of(forge, replace(run, background=False))
     points = [{"action": action, "at": at} for at in range(1, calls + 1) for action in (KILL, TEAR)]
     return sorted(
         random.Random(seed).sample(points, min(count, len(points))), key=lambda point: point["at"]
     )
 
 
+@cache
+def calls_of(forge: Forge, run: Run) -> int:
+    return int(forge(run=run.as_dict(), count=True)["calls"])
+
+
 def survives(forge: Forge, run: Run, kills: list[dict[str, Any]], **more: Any) -> None:
     outcome = forge(run=run.as_dict(), kills=kills, **more)
     assert not outcome["problems"], (run.name, kills, outcome)
-    deterministic = [s for s, kill in zip(outcome["signals"], kills, strict=True) if "at" in kill]
-    assert set(deterministic) <= {SIGKILL}, (run.name, kills, outcome)
+    if "at" in kills[0]:  # a second life may be over before its kill
+        assert outcome["signals"][0] == SIGKILL, (run.name, kills, outcome)
 
 
 def report(capsys: pytest.CaptureFixture[str], what: str, survived: int) -> None:
@@ -46,15 +54,15 @@ def report(capsys: pytest.CaptureFixture[str], what: str, survived: int) -> None
 def kill_at_writes(forge: Forge, total: int) -> int:
     survived = 0
     for number, run in enumerate(MATRIX):
-        for kill in kill_points(forge, run, total // len(MATRIX) + 1, number):
+        for kill in kill_points(forge, run, -(-total // len(MATRIX)), number):
             survives(forge, run, [kill])
             survived += 1
     return survived
 
 
 def test_killed_at_a_write(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
-    survived = kill_at_writes(forge, 80)
-    assert survived >= 80
+    survived = kill_at_writes(forge, 64)
+    assert survived >= 64
     report(capsys, "killed at a write", survived)
 
 
@@ -70,7 +78,7 @@ def kill_while_resuming(forge: Forge, total: int) -> int:
     survived = 0
     runs = [run for run in MATRIX if run.everything and run.growing]
     for number, run in enumerate(runs):
-        points = kill_points(forge, run, total // len(runs) + 1, 100 + number)
+        points = kill_points(forge, run, -(-total // len(runs)), 100 + number)
         for second, point in enumerate(points, 1):
             again = {"action": (KILL, TEAR)[second % 2], "at": second}
             survives(forge, run, [point, again])
@@ -94,7 +102,7 @@ def kill_while_rewinding(forge: Forge, total: int) -> int:
     survived = 0
     runs = [run for run in MATRIX if run.everything and run.growing]
     for run, resume_step, number in zip(
-        cycle(runs), cycle([3, 1, 0, 5]), range(total), strict=False
+        cycle(runs), cycle([3, 1, 0, 4]), range(total), strict=False
     ):
         at = 1 + number // len(runs) * (1 if total > 100 else 3)
         kill = {"action": (KILL, TEAR)[number // 2 % 2], "at": at}

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import hdf5plugin  # noqa: F401  (zstd)
 import numpy as np
 import pytest
 
@@ -140,12 +142,47 @@ def test_everything_can_be_taken_back(run: Run, tmp_path: Path) -> None:
     path = tmp_path / f"run{run.suffix}"
     with run.writer(path) as writer:
         writer.append(5, params={"w": np.ones(3, np.float32)})
-    with run.writer(path, resume_step=0) as writer:
-        assert writer.committed_step is None
+    for _ in range(2):  # the second time there is nothing left
+        with run.writer(path, resume_step=0) as writer:
+            assert writer.committed_step is None
+    with run.writer(path) as writer:
         writer.append(0, params={"w": np.zeros(3, np.float32)})
     with trajfile.open(path) as trajectory:
         assert trajectory.steps("params").tolist() == [0]
         assert not trajectory["params"]["w"][:].any()
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
+def test_rows_of_any_state_are_written_over(tmp_path: Path, compression: str | None) -> None:
+    run = Run(".h5", compression, steps=8)
+    path = tmp_path / "run.h5"
+    with run.writer(path) as writer:
+        for step in range(6):
+            writer.append(step, **run.arguments(step))
+    run.writer(path, resume_step=3).close()
+    torn = 0
+    with h5py.File(path) as file:
+        places = []
+        for stream in file["streams/optimizer"].values(), [file["streams/params"]]:
+            for lane in (lane for group in stream for lane in group.values() if lane.ndim == 2):
+                chunks = [lane.id.get_chunk_info(i) for i in range(lane.id.get_num_chunks())]
+                places += [c for c in chunks if c.chunk_offset[0] >= 3]
+    with path.open("r+b") as raw:
+        for chunk in places:  # as if a kill had cut each of them off
+            raw.seek(chunk.byte_offset + chunk.size // 2)
+            raw.write(b"\x5a" * (chunk.size // 4))
+            torn += 1
+    assert torn > 20
+    with run.writer(path) as writer:
+        for step in range(3, run.steps):
+            writer.append(step, **run.arguments(step, life=1))
+    assert visible(path, run, [0] * 3 + [1] * 5) == run.steps
+    assert not [f for f in trajfile.validate(path, deep=True) if f.severity == "error"]
+    with h5py.File(path) as file:  # the library agrees with what was written past it
+        assert file["streams/params/float32"][5, :3].tobytes() == (
+            run.arguments(5, life=1)["params"]["w"].reshape(-1)[:3].tobytes()
+        )
+        assert file["streams/params/float32.joined"][:].shape[0] == run.steps
 
 
 @pytest.mark.parametrize("step", [-1, 1.5, True, "3"])

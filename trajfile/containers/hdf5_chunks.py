@@ -1,4 +1,4 @@
-"""Decoding compressed HDF5 chunks outside of the library.
+"""Decoding HDF5 chunks outside of the library, and encoding them where that is safer.
 
 The library's deflate filter inflates without bound, so that a few KiB in a file can fill the
 memory; it decodes one chunk at a time under its global lock; and it has no zstd without a plugin.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.checksum import fletcher32
 from trajfile.containers.hdf5_types import ZSTD_FILTER
-from trajfile.containers.packing import Compression, PackingError, decompress
+from trajfile.containers.packing import Compression, PackingError, compress, decompress
 
 _CODECS: dict[int, Compression] = {h5z.FILTER_DEFLATE: "zlib", ZSTD_FILTER: "zstd"}
 
@@ -68,6 +68,25 @@ def decode_chunk(
     elements = flat.reshape(len(out), -1)
     for number, plane in enumerate(planes):  # thrice as fast as a transpose
         elements[:, number] = plane
+
+
+def encode_chunk(chunk: NDArray[np.generic], filters: tuple[int, ...]) -> bytes:
+    """Apply the filters to one chunk.
+
+    Args:
+        chunk: Unsigned integers, shape (width of a chunk,), contiguous.
+        filters: As `compression_of` accepts them.
+
+    Returns:
+        The chunk as it is to lie in the file.
+    """
+    data = chunk.view(np.uint8)
+    if h5z.FILTER_SHUFFLE in filters:
+        data = np.ascontiguousarray(data.reshape(len(chunk), -1).T).reshape(-1)
+    compression = compression_of(filters)
+    payload = data.tobytes() if compression is None else compress(data, compression)
+    checksum = fletcher32(np.frombuffer(payload, np.uint8))
+    return payload + checksum.to_bytes(4, "little")
 
 
 def verify(payload: NDArray[np.uint8], checksum: NDArray[np.uint8]) -> None:

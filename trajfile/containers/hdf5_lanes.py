@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers import checksum
 from trajfile.containers.base import Array
-from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, verify
+from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk, verify
 from trajfile.containers.packing import PackingError
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
@@ -54,6 +54,22 @@ class Lane:
     def forget(self) -> None:
         """Forget which chunks exist, because more are being written."""
         self._present = None
+
+    def write_over(self, row: int, values: Array) -> None:
+        """Write a row whose chunks may exist, in whatever state a kill left them.
+
+        The library would read a chunk first of which only a part is written, such as the last one
+        of a row, and fail over one that was cut off.
+
+        Args:
+            row: The row.
+            values: Unsigned integers, shape (columns,), from the first column on.
+        """
+        for first in range(0, len(values), self.width):
+            chunk = np.zeros(self.width, values.dtype)
+            part = values[first : first + self.width]
+            chunk[: len(part)] = part
+            self._dataset.write_direct_chunk((row, first), encode_chunk(chunk, self._filters))
 
     def read(self, rows: slice, columns: slice, out: Array, at: int) -> None:
         """Read a block into ``out``, from its column ``at`` on.

@@ -89,6 +89,7 @@ class Hdf5Store:
         self._filters: dict[str, tuple[int, ...]] = {}
         self._lanes: dict[str, int] = {}  # those that can widen: columns of the first dataset
         self._readers: dict[str, Lane] = {}
+        self._left: dict[str, int] = {}  # end of the rows of a lane that may be written over
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
@@ -205,7 +206,11 @@ class Hdf5Store:
                 shape = dataset.shape
                 if stop > shape[0]:
                     dataset.set_extent((stop, *shape[1:]))
-                if values.size and inside.stop > inside.start:
+                if start < self._left.get(part, 0) and inside.stop > inside.start:
+                    bits = bits_of(values)[:, outside]
+                    for row in range(len(values)):
+                        self._readers[part].write_over(start + row, bits[row])
+                elif values.size and inside.stop > inside.start:
                     block = (slice(start, stop), inside)[: values.ndim]
                     space, memory = select(dataset, block), in_memory(values, block, outside.start)
                     dataset.write(memory, space, values, dataset.get_type())
@@ -222,9 +227,15 @@ class Hdf5Store:
 
     def discard(self, key: str, rows: int) -> int:
         """Count rows from ``rows`` on; they stay until they are written over."""
-        with failures_as_damage(self._path, f"/{key}"):
-            stored = [int(self._dataset(part).shape[0]) for part in self._parts(key)]
-        return max(0, *(count - rows for count in stored))
+        most = 0
+        for part in self._parts(key):
+            with failures_as_damage(self._path, f"/{part}"):
+                stored = int(self._dataset(part).shape[0])
+            if stored > rows:
+                most = max(most, stored - rows)
+                if key in self._readers:
+                    self._left[part] = stored
+        return most
 
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
@@ -256,7 +267,9 @@ class Hdf5Store:
         """Take a creation back that failed."""
         self.let_go()
         self.close()
-        (self._aside or self._path).unlink(missing_ok=True)
+        # Where even that is refused, what is left lies aside, and the next creation clears it.
+        with contextlib.suppress(OSError):
+            (self._aside or self._path).unlink(missing_ok=True)
 
     def let_go(self) -> None:
         """After a failure to write: close the file in the library without writing to it."""

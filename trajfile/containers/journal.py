@@ -207,9 +207,9 @@ class Journal:
         """
         self._prepare()
         steps = self.commits()[:, 1]
-        kept = self._commits[: int(np.argmax(steps >= step))]
         if not (steps >= step).any():
             return None
+        kept = self._commits[: int(np.argmax(steps >= step))]
         streams = self._manifest.streams
         before = Record.decode(self._table[kept[-1]]) if kept else Record.empty(len(streams))
         gone = {
@@ -358,6 +358,7 @@ class Journal:
             unmade[:, -1] = 0  # this alone: what is left of a kill is told by it
             self._store.save(COMMITS, last + 1, unmade)
             self._hand_over([COMMITS])
+        self._discard()
         self._uncertain = False
 
     def _fail(self) -> None:
