@@ -30,6 +30,8 @@ from trajfile.engine.totals import TotalsLayout
 #: Columns at a time: as many rows of them as are wanted together fit the second-level cache.
 _CHUNK = 1024
 _LEAST_CHUNK = 32
+#: Room between scratch rows, so that a column's coordinates do not all compete for one cache set.
+_PAD = 16
 #: One part in so many of the scratch memory is for the sums of single tensors.
 _SHARE = 4
 _DTYPES = {"float32", "bfloat16"}
@@ -165,7 +167,7 @@ class Fused:
         if self.plan.per_tensor and self.layout.tensor_size:
             batch = size // _SHARE // (2 * self.layout.tensor_size)  # sums are float64
         room = size - size // _SHARE
-        chunk = min(_CHUNK, room // max(1, program.scratch_rows)) // 16 * 16
+        chunk = min(_CHUNK, room // max(1, program.scratch_rows) - _PAD) // 16 * 16
         return (chunk if chunk >= _LEAST_CHUNK else 0), batch
 
     def _tensor_sums(self, scratch: torch.Tensor, tensors: int) -> NDArray[np.float64]:
@@ -233,7 +235,7 @@ class Fused:
             for back in range(min(len(kept), count), 0, -1):
                 after.append((first + count - back, offset + (len(kept) - back) * held.width))
         formed = program.scratch >= 0
-        base[formed] = program.scratch[formed] * chunk
+        base[formed] = program.scratch[formed] * (chunk + _PAD)
         return _Rows(
             base=np.concatenate([base, np.array([e[0] for e in extra], np.int64)]),
             moves=np.concatenate([moves, np.ones(len(extra), np.int64)]),

@@ -203,31 +203,30 @@ def multiply(
         tensors: Added to, float64, shape (segments, products per tensor).
     """
     out = np.empty(12, np.float32)
+    address = np.empty(len(base), np.int64)
     low = 0
     for at in range(first, stop, chunk):
         end = min(at + chunk, stop)
         n = end - at
+        for r in range(len(base)):
+            address[r] = base[r] + (at if moves[r] else scratch)
         while segments[low, 1] <= at:
             low += 1
         for block in range(len(formed)):
             for f in range(len(forms)):
                 begin = formed[block - 1, f] if block else 0
-                kind, into = forms[f, FORM_KIND], forms[f, FORM_INTO]
+                kind, into, of = forms[f, FORM_KIND], forms[f, FORM_INTO], forms[f, FORM_OF]
                 for r in range(begin, formed[block, f]):
-                    source = forms[f, FORM_OF] + r
-                    a = base[source] + (at if moves[source] else scratch)
-                    target = base[into + r] + scratch
+                    a, target = address[of + r], address[into + r]
                     if kind == WIDEN:
-                        if half[source]:
+                        if half[of + r]:
                             _widen(halves, words, a, target, n)
                         else:
                             _copy(x, a, target, n)
                     elif kind == DIFFERENCE:
-                        after = source + 1
-                        b = base[after] + (at if moves[after] else scratch)
-                        _subtract(x, b, a, target, n)
+                        _subtract(x, address[of + r + 1], a, target, n)
                     else:
-                        _subtract(x, a, base[forms[f, FORM_REFERENCE]] + at, target, n)
+                        _subtract(x, a, address[forms[f, FORM_REFERENCE]], target, n)
             for k in range(len(ops)):
                 begin = due[block - 1, k] if block else ops[k, OP_START]
                 until = due[block, k]
@@ -239,9 +238,7 @@ def multiply(
                 if lags == 1:
                     own = ops[k, OP_PER_TENSOR]
                     for i in range(begin, until):
-                        ri, rj = left + i, right + i + lag
-                        a = base[ri] + (at if moves[ri] else scratch)
-                        b = base[rj] + (at if moves[rj] else scratch)
+                        a, b = address[left + i], address[right + i + lag]
                         if own < 0:
                             totals[total + i * stride] += np.float64(_dot(x, a, b, n))
                             continue
@@ -259,39 +256,37 @@ def multiply(
                 last_i = ops[k, OP_LEFT_STOP] - 1
                 first_j, last_j = ops[k, OP_RIGHT_FIRST], ops[k, OP_RIGHT_STOP] - 1
                 mask = ops[k, OP_MASK]
+                full_from, full_to = masks[mask, 0], masks[mask, 1]
+                for m in range(1, lags):
+                    full_from = max(full_from, masks[mask + m, 0])
+                    full_to = min(full_to, masks[mask + m, 1])
                 for i in range(begin, until, rows):
                     after_j = min(i + rows - 1 + lag + lags, last_j + 1)
+                    # In place of rows that are not there, the nearest; it is left out below.
+                    i0, i1 = address[left + min(i, last_i)], address[left + min(i + 1, last_i)]
+                    i2 = address[left + min(i + 2, last_i)] if tall else i1
+                    whole = full_from <= i and i + rows <= min(full_to, until)
                     for j in range(max(i + lag, first_j), after_j, wide):
-                        # In place of rows that are not there, the nearest; it is left out below.
-                        p0 = left + min(i, last_i)
-                        p1 = left + min(i + 1, last_i)
-                        i0 = base[p0] + (at if moves[p0] else scratch)
-                        i1 = base[p1] + (at if moves[p1] else scratch)
-                        q0 = right + min(j, last_j)
-                        q1 = right + min(j + 1, last_j)
-                        q2 = right + min(j + 2, last_j)
-                        q3 = right + min(j + 3, last_j)
-                        j0 = base[q0] + (at if moves[q0] else scratch)
-                        j1 = base[q1] + (at if moves[q1] else scratch)
-                        j2 = base[q2] + (at if moves[q2] else scratch)
-                        j3 = base[q3] + (at if moves[q3] else scratch)
+                        j0 = address[right + min(j, last_j)]
+                        j1 = address[right + min(j + 1, last_j)]
+                        j2 = address[right + min(j + 2, last_j)]
+                        j3 = address[right + min(j + 3, last_j)]
                         if tall:
-                            p2 = left + min(i + 2, last_i)
-                            i2 = base[p2] + (at if moves[p2] else scratch)
                             _three_by_four(x, i0, i1, i2, j0, j1, j2, j3, n, out)
                         else:
-                            q4 = right + min(j + 4, last_j)
-                            q5 = right + min(j + 5, last_j)
-                            j4 = base[q4] + (at if moves[q4] else scratch)
-                            j5 = base[q5] + (at if moves[q5] else scratch)
+                            j4 = address[right + min(j + 4, last_j)]
+                            j5 = address[right + min(j + 5, last_j)]
                             _two_by_six(x, i0, i1, j0, j1, j2, j3, j4, j5, n, out)
                         for u in range(rows):
-                            for v in range(wide):
-                                m = j + v - i - u - lag
-                                if (
-                                    0 <= m < lags
-                                    and masks[mask + m, 0] <= i + u < masks[mask + m, 1]
-                                    and i + u < until
-                                ):
-                                    cell = total + (i + u) * stride + m
-                                    totals[cell] += np.float64(out[u * wide + v])
+                            if i + u >= until:
+                                break
+                            low_m = j - i - u - lag
+                            cell = total + (i + u) * stride + low_m
+                            if whole:
+                                for v in range(max(0, -low_m), min(wide, lags - low_m)):
+                                    totals[cell + v] += np.float64(out[u * wide + v])
+                                continue
+                            for v in range(max(0, -low_m), min(wide, lags - low_m)):
+                                m = mask + low_m + v
+                                if masks[m, 0] <= i + u < masks[m, 1]:
+                                    totals[cell + v] += np.float64(out[u * wide + v])

@@ -107,7 +107,7 @@ class _Maker:
             for run in pair.runs:
                 self._product(pair, sequences, run, -1)
         longest = max((count for _, count in tracks.values()), default=0)
-        blocks = max(1, -(-longest // _STEPS))
+        blocks = max(1, longest)
         formed = self._formed(blocks, values)
         due = self._due(blocks, formed)
         scratch, used = self._rings(formed, due)
@@ -205,6 +205,8 @@ class _Maker:
             height = 1 if op[t.OP_LAGS] == 1 else 3 if op[t.OP_TALL] else 2
             last_lag = op[t.OP_FIRST_LAG] + op[t.OP_LAGS] - 1
             for block in range(blocks - 1):
+                if op[t.OP_LAGS] > 1 and (block + 1) % _STEPS:
+                    continue
                 come = [
                     origin[side] + (int(formed[block, rows.form]) if rows.form >= 0 else rows.count)
                     for side, rows in enumerate((left, right))
