@@ -57,7 +57,18 @@ def _compiled(function: F) -> F:
 
 
 @_compiled
+def _square(x, a, n):
+    a, n = np.uint64(a), np.uint64(n)
+    total = np.float32(0)
+    for c in range(n):
+        total += x[a + c] * x[a + c]
+    return total
+
+
+@_compiled
 def _dot(x, a, b, n):
+    if a == b:
+        return _square(x, a, n)
     # Unsigned numbers never count from the end; a signed index would have to be looked at.
     a, b, n = np.uint64(a), np.uint64(b), np.uint64(n)
     total = np.float32(0)

@@ -172,19 +172,21 @@ def _single_tensors(plan: Plan, number: int, band: BandSum) -> dict[str, Float]:
     left, right = (plan.header.tensors[track.stream] for track in tracks)
     shape = len(tracks[0].positions), len(pair.tensor_lags)
     singles: dict[str, Float] = {}
+    found: dict[tuple[int, int], NDArray[np.bool_]] = {}  # most tensors are there from the start
     for name in left:
         if name not in right:
             continue
         summed = band.tensors.pop(name, None)  # absent if the tensor has no element
         values = np.zeros(shape) if summed is None else _on_host(summed)
-        first = [
-            track_start(plan, rows.sequences[side].track, held[name].first_row)
-            for side, held in ((pair.left, left), (pair.right, right))
-        ]
-        exists = _exists(rows, number, pair.tensor_lags, (first[0], first[1]))
-        if not references_exist(plan, number, (left[name].first_row, right[name].first_row)):
-            exists[:] = False
-        values[~exists] = np.nan
+        joined = left[name].first_row, right[name].first_row
+        if joined not in found:
+            first = [
+                track_start(plan, rows.sequences[side].track, row)
+                for side, row in zip((pair.left, pair.right), joined, strict=True)
+            ]
+            exists = _exists(rows, number, pair.tensor_lags, (first[0], first[1]))
+            found[joined] = exists & references_exist(plan, number, joined)
+        values[~found[joined]] = np.nan
         singles[name] = values
     return singles
 

@@ -19,8 +19,11 @@ from trajfile.engine.rows import Index
 from trajfile.engine.schedule import PairWork, RegionWork, Stretch, carried_rows
 from trajfile.engine.totals import TotalsLayout
 
-#: Steps whose rows are formed before they are multiplied.
+#: Steps after which products of several lags at a time are made; others are made at each step.
 _STEPS = 16
+#: From so many lags on, right rows come from the second-level cache, and the fewer at a time the
+#: better.
+_MANY_LAGS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +257,8 @@ def _tall(lags: int) -> int:
     """Whether blocks of three by four rows waste fewer products than those of two by six."""
     if lags == 1:
         return 0
+    if lags >= _MANY_LAGS:
+        return 1
     return int(4 * -(-(lags + 2) // 4) < 6 * -(-(lags + 1) // 6))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from trajfile.metrics.robust import at_quantile, middle
 from trajfile.report import number
 
 Float = NDArray[np.float64]
@@ -32,6 +33,8 @@ LEVEL = 0.95
 _MOST_ABSORBED = 0.5
 #: How often τ and the correction that needs it are put into each other.
 _ROUNDS = 4
+#: Longest series whose products at all lags are quicker summed than by Fourier transform.
+_SHORT = 512
 
 
 @dataclass(frozen=True)
@@ -92,28 +95,40 @@ def effective_windows(values: Float) -> float:
         Between 0 and n. A series that alternates counts as independent (τ = 1), so that an
         interval is never too narrow on its account; so does a constant one.
     """
-    kept = values[np.isfinite(values)]
+    return _effective_windows(values[np.isfinite(values)])
+
+
+def _effective_windows(kept: Float) -> float:
     n = len(kept)
-    if n < 3 or np.ptp(kept) == 0:
+    if n < 3 or kept.max() == kept.min():
         return float(n)
-    spectrum = np.fft.rfft(kept - kept.mean(), 2 * n)
-    covariance = np.fft.irfft(spectrum * spectrum.conj())[:n]
-    if not covariance[0] > 0:
-        return float(n)  # a spread of rounding errors
-    raw = covariance / covariance[0]
-    if raw[1] <= 0:
-        return float(n)
+    centred = kept - kept.mean()
+    square = float(centred @ centred)
+    if not square > 0 or float(centred[1:] @ centred[:-1]) <= 0:
+        return float(n)  # it alternates, or its spread is one of rounding errors
+    raw = _products(centred) / square
     even = n - n % 2
     positive = raw[:even:2] + raw[1:even:2] > 0
     count = int(np.argmin(positive)) if not positive.all() else len(positive)
-    fading = np.maximum(1 - np.arange(n) / n, 0.5)  # fewer products stand behind a long lag
+    raw = raw[: 2 * count]
+    # Fewer products stand behind a long lag.
+    fading = np.maximum(1 - np.arange(2 * count) / n, 0.5)
     tau = 1.0
     for _ in range(_ROUNDS):
         absorbed = min(tau / n, _MOST_ABSORBED)
         rho = np.minimum((raw * (1 - absorbed) + absorbed) / fading, 1.0)
-        pairs = np.minimum.accumulate((rho[:even:2] + rho[1:even:2])[:count])
+        pairs = np.minimum.accumulate(rho[::2] + rho[1::2])
         tau = min(max(2 * float(pairs.sum()) - 1, 1.0), float(n))
     return n / tau
+
+
+def _products(centred: Float) -> Float:
+    """The sum of the products at each lag from 0 on."""
+    n = len(centred)
+    if n <= _SHORT:
+        return np.correlate(centred, centred, "full")[n - 1 :]
+    spectrum = np.fft.rfft(centred, 2 * n)
+    return np.fft.irfft(spectrum * spectrum.conj())[:n]
 
 
 def mean_interval(values: Float) -> Interval:
@@ -128,7 +143,7 @@ def mean_interval(values: Float) -> Interval:
     kept = values[np.isfinite(values)]
     if not len(kept):
         return Interval(math.nan, math.nan, 0.0)
-    return _about(float(kept.mean()), kept, effective_windows(kept))
+    return _about(float(kept.mean()), kept, _effective_windows(kept))
 
 
 def ratio_interval(above: Float, below: Float) -> Interval:
@@ -150,7 +165,7 @@ def ratio_interval(above: Float, below: Float) -> Interval:
         return Interval(math.nan, math.nan, 0.0)
     ratio = float(above.sum() / below.sum())
     rest = (above - ratio * below) / below.mean()
-    return _about(ratio, rest, effective_windows(rest))
+    return _about(ratio, rest, _effective_windows(rest))
 
 
 def median_interval(values: Float) -> Interval:
@@ -168,12 +183,13 @@ def median_interval(values: Float) -> Interval:
     kept = values[np.isfinite(values)]
     if not len(kept):
         return Interval(math.nan, math.nan, 0.0)
-    windows = effective_windows(np.sign(kept - np.median(kept)))
+    ordered = np.sort(kept)
+    windows = _effective_windows(np.sign(kept - middle(ordered)))
     if windows < 2:
         return _range(kept, windows)
     half = student(windows) * 0.5 / math.sqrt(windows)
-    low, high = np.quantile(kept, [max(0.5 - half, 0.0), min(0.5 + half, 1.0)])
-    return Interval(float(low), float(high), windows)
+    low, high = (at_quantile(ordered, share) for share in (max(0.5 - half, 0), min(0.5 + half, 1)))
+    return Interval(low, high, windows)
 
 
 def fraction_interval(hits: float, windows: float) -> Interval:

@@ -18,8 +18,40 @@ def finite(values: Float) -> Float:
 
 def median(values: Float) -> float:
     """Median of the finite values; NaN if there are none."""
-    kept = finite(values)
-    return float(np.median(kept)) if len(kept) else math.nan
+    kept = np.sort(finite(values))
+    return middle(kept) if len(kept) else math.nan
+
+
+def middle(ordered: Float) -> float:
+    """Median of finite values in increasing order, one at least.
+
+    Reports hold thousands of medians of some hundred values, for which `numpy.median` takes ten
+    times as long.
+
+    Args:
+        ordered: float64, shape (n,) with n >= 1.
+
+    Returns:
+        The middle one, or the mean of the two in the middle.
+    """
+    half = len(ordered) // 2
+    return float(ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2)
+
+
+def at_quantile(ordered: Float, share: float) -> float:
+    """A quantile of finite values in increasing order, interpolated linearly as NumPy does.
+
+    Args:
+        ordered: float64, shape (n,) with n >= 1.
+        share: Of the values below it, in [0, 1].
+
+    Returns:
+        The quantile.
+    """
+    place = share * (len(ordered) - 1)
+    below = min(int(place), len(ordered) - 1)
+    above = min(below + 1, len(ordered) - 1)
+    return float(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
 
 
 def mean(values: Float) -> float:
