@@ -76,7 +76,7 @@ def _from_torch(value: Any) -> Array:
     if name not in ITEM_SIZES:
         raise TypeError(_refusal(str(value.dtype)))
     try:
-        host = value.detach().resolve_neg().cpu()
+        host = _on_host(value.detach().resolve_neg())
         if name not in NATIVE:
             host = host.view(torch.uint8 if ITEM_SIZES[name] == 1 else torch.int16)
         array: Array = host.numpy()
@@ -86,6 +86,18 @@ def _from_torch(value: Any) -> Array:
             f"brought to the host as a dense array: {error}"
         ) from error
     return array if name in NATIVE else array.view(numpy_dtype(name))
+
+
+def _on_host(value: Any) -> Any:
+    """A tensor in the host's memory; itself if it is there."""
+    import torch
+
+    if value.device.type != "cuda" or value.layout != torch.strided:
+        return value.cpu()
+    # Pinned memory takes a copy at the speed of the bus, and PyTorch keeps it for the next one;
+    # fresh memory that is not would have to be cleared page by page first.
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return host.copy_(value)
 
 
 def _refusal(dtype: str) -> str:

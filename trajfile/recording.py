@@ -24,6 +24,7 @@ from trajfile.declarations import (
 from trajfile.dtypes import ITEM_SIZES, bits_dtype, bits_of, dtype_name, numpy_dtype
 from trajfile.errors import RecordError, StepOrder, UndeclaredStream
 from trajfile.intake import Given, is_empty, named_arrays, named_numbers, sample_count, step_number
+from trajfile.memory import Lease
 from trajfile.provenance import extend_statement
 from trajfile.schema import (
     GRADIENT_SAMPLES,
@@ -234,17 +235,26 @@ class Pending:
         """Bytes of its rows once packed."""
         return sum(self.manifest.by_name[s].row_bytes * self._rows(s) for s in self.arrays)
 
-    def pack(self) -> Commit:
-        """Copy the tensors into rows, bit for bit; the caller's memory is free afterwards."""
+    def pack(self, lease: Lease) -> Commit:
+        """Copy the tensors into rows, bit for bit; the caller's memory is free afterwards.
+
+        Args:
+            lease: Where the rows lie; not to be ended before they are written.
+
+        Returns:
+            The commit.
+        """
         rows = {}
         for name, named in self.arrays.items():
             stream = self.manifest.by_name[name]
             count = self._rows(name)
-            fresh = np.empty if len(named) == len(stream.tensors) else np.zeros
             lanes = {
-                lane: fresh((count, columns), bits_dtype(lane))
+                lane: lease.rows(count, columns, bits_dtype(lane))
                 for lane, columns in stream.lanes.items()
             }
+            if len(named) < len(stream.tensors):
+                for bits in lanes.values():
+                    bits[...] = 0
             for key, array in named.items():
                 tensor = stream.by_name[key]
                 target = lanes[tensor.dtype][:, tensor.columns]

@@ -7,19 +7,27 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from trajfile.background import Committer
-from trajfile.containers import Compression, Durability, check_options, create, open_container
+from trajfile.containers import (
+    Compression,
+    Durability,
+    check_options,
+    create,
+    load,
+    open_container,
+)
 from trajfile.containers.base import Commit
 from trajfile.containers.journal import Journal
 from trajfile.errors import FormatError, RecordError, UsageError
 from trajfile.intake import Given, check_resume_step
+from trajfile.memory import Lease, Pool
 from trajfile.provenance import check_groups, check_statement
-from trajfile.recording import Recording
+from trajfile.recording import Pending, Recording
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, OPTIMIZER_PREFIX, PARAMS, UPDATES, Manifest
 from trajfile.version import __version__
 
@@ -112,7 +120,7 @@ class Writer:
         self.path = Path(path)
         self._closed = False
         self._container: Journal | None = None
-        self._queue: Committer[tuple[Commit, Recording]] | None = None
+        self._queue: Committer[_Packed] | None = None
         self._options = (compression, durability)
         if mode not in ("x", "w", "a"):
             raise UsageError(f"mode {mode!r} is unknown: use 'x', 'w' or 'a'")
@@ -128,6 +136,7 @@ class Writer:
             software=f"trajfile {__version__}",
         )
         check_options(self.path, compression=compression, durability=durability)
+        load(self.path)
         taken = self.path.is_symlink() or self.path.exists()
         if taken and mode == "x":
             raise UsageError(
@@ -152,6 +161,7 @@ class Writer:
         self._committed = self._recording
         self._replace = taken and mode == "w"
         self._queue_bytes = queue_bytes if background else 0
+        self._pool = Pool(self._queue_bytes)
 
     @property
     def committed_step(self) -> int | None:
@@ -244,9 +254,9 @@ class Writer:
         if self._queue_bytes:
             self._queue = self._queue or Committer(self._commit, self._queue_bytes)
             with self._dropping_what_is_queued():
-                self._queue.put(pending.nbytes, lambda: (pending.pack(), after))
+                self._queue.put(pending.nbytes, lambda: self._packed(pending, after))
         else:
-            self._commit((pending.pack(), after))
+            self._commit(self._packed(pending, after))
         self._recording = after
 
     def flush(self) -> None:
@@ -295,11 +305,21 @@ class Writer:
         state = "closed" if self._closed else f"last step {self._recording.step}"
         return f"<trajfile.Writer {self.path} ({state})>"
 
-    def _commit(self, item: tuple[Commit, Recording]) -> None:
+    def _packed(self, pending: Pending, after: Recording) -> _Packed:
+        lease = self._pool.lease()
+        try:
+            return _Packed(pending.pack(lease), after, lease)
+        except BaseException:
+            lease.end()
+            raise
+
+    def _commit(self, packed: _Packed) -> None:
         assert self._container is not None, "created before anything is committed"
-        commit, after = item
-        self._container.append(commit)
-        self._committed = after
+        try:
+            self._container.append(packed.commit)
+        finally:
+            packed.lease.end()
+        self._committed = packed.after
 
     @contextmanager
     def _dropping_what_is_queued(self) -> Iterator[None]:
@@ -337,6 +357,15 @@ class Writer:
             return create(self.path, manifest, compression=compression, durability=durability)
         except OSError as error:
             raise UsageError(f"{self.path} cannot be created: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A step on its way into the file: its rows, what is recorded with it, and its memory."""
+
+    commit: Commit
+    after: Recording
+    lease: Lease
 
 
 def check_replaceable(path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from trajfile.containers.memory import MemoryContainer
+from trajfile.memory import Pool
 from trajfile.reader import Trajectory
 from trajfile.recording import Recording
 from trajfile.schema import Manifest
@@ -26,7 +27,7 @@ def record(
         if container is None:
             container = MemoryContainer(pending.manifest)
             pending = replace(pending, before=replace(recording, written=pending.manifest))
-        container.append(pending.pack())
+        container.append(pending.pack(Pool().lease()))
         recording = pending.after()
     assert container is not None
     return container

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -84,6 +85,15 @@ def check_options(path: Path, *, compression: Compression, durability: Durabilit
             f"{path} has suffix {path.suffix!r}, which names no container: use .h5 or .hdf5 for "
             "HDF5, or .zarr for Zarr"
         )
+
+
+def load(path: Path) -> None:
+    """Import what writes to a path, so that the first append need not.
+
+    Args:
+        path: As `check_options` lets pass.
+    """
+    import_module("trajfile.containers." + ("hdf5" if is_hdf5(path) else "zarr"))
 
 
 def open_container(

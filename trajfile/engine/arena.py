@@ -5,12 +5,11 @@ Compiled kernels then need one array and an offset to name any row, wherever it 
 
 from __future__ import annotations
 
-import mmap
-from contextlib import suppress
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from trajfile.memory import cleared
 
 _ALIGNMENT = 64
 
@@ -24,7 +23,8 @@ class Arena:
 
     def __init__(self, size: int) -> None:
         self._size = -(-size // _ALIGNMENT) * _ALIGNMENT
-        self._memory = _zeros(self._size)
+        # A sub-block of columns touches every row of a tile, and each row lies in other pages.
+        self._memory = cleared(self._size)
         self._used = 0
 
     def take(self, size: int) -> torch.Tensor:
@@ -52,17 +52,6 @@ class Arena:
     def view(self, dtype: type[np.generic]) -> NDArray[np.generic]:
         """All of it, as numbers of one type."""
         return self._memory.view(dtype)
-
-
-def _zeros(size: int) -> NDArray[np.uint8]:
-    """Bytes in large pages where the system has them."""
-    # A sub-block of columns touches every row of a tile, and each row lies in other pages.
-    if size == 0 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(size, np.uint8)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # not built into every kernel
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
 
 
 def padded(*sizes: int) -> int:

@@ -1,0 +1,123 @@
+"""Memory for much data at once, in large pages, and rows of it that are used again.
+
+The system hands out memory page by page, at the first touch, and clears each page: for a row of
+some 40 MB that takes longer than copying it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+#: Less than one large page comes from the allocator.
+_LARGE = 2**21
+
+
+def cleared(size: int) -> Bytes:
+    """Bytes, all zero, in large pages where the system has them.
+
+    Args:
+        size: How many.
+
+    Returns:
+        uint8, shape (size,).
+    """
+    if size < _LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(size, np.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # not built into every kernel
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+class Pool:
+    """Memory that goes back and forth between who fills it and who writes it.
+
+    Free memory and memory in use stay below the limit together, unless one lease alone is larger.
+
+    Args:
+        limit: Bytes; at 0 nothing is kept.
+    """
+
+    def __init__(self, limit: int = 0):
+        self._limit = limit
+        self._free: list[Bytes] = []
+        self._used = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, in use and free."""
+        return self._used + sum(piece.nbytes for piece in self._free)
+
+    def lease(self) -> Lease:
+        """Memory for one purpose, given back together."""
+        return Lease(self)
+
+    def take(self, size: int) -> Bytes:
+        """Some memory, with whatever in it.
+
+        Args:
+            size: How many bytes.
+
+        Returns:
+            uint8, shape (size,).
+        """
+        with self._lock:
+            self._used += size
+            for number, piece in enumerate(self._free):
+                if piece.nbytes == size:
+                    return self._free.pop(number)
+            while self._free and self.nbytes > self._limit:
+                self._free.pop(0)
+        return cleared(size)
+
+    def give(self, pieces: list[Bytes]) -> None:
+        """Take memory back; it is kept as long as there is room.
+
+        Args:
+            pieces: As `take` gave them.
+        """
+        with self._lock:
+            for piece in pieces:
+                self._used -= piece.nbytes
+                if self.nbytes + piece.nbytes <= self._limit:
+                    self._free.append(piece)
+
+
+class Lease:
+    """What was taken of a pool for one purpose.
+
+    Args:
+        pool: Where from.
+    """
+
+    def __init__(self, pool: Pool):
+        self._pool = pool
+        self._pieces: list[Bytes] = []
+
+    def rows(self, count: int, columns: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+        """Rows, with whatever in them.
+
+        Args:
+            count: How many.
+            columns: How long.
+            dtype: Of what.
+
+        Returns:
+            Shape (count, columns), contiguous.
+        """
+        piece = self._pool.take(count * columns * dtype.itemsize)
+        self._pieces.append(piece)
+        return piece.view(dtype).reshape(count, columns)
+
+    def end(self) -> None:
+        """Give everything back; what was made of it must not be used any more."""
+        self._pool.give(self._pieces)
+        self._pieces = []
