@@ -111,6 +111,12 @@ SkipDamaged = Annotated[
         "--skip-damaged", help="Leave out rows whose checksums fail, and say which; reads twice."
     ),
 ]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", help="Measure anew, and keep no measurements for the next analysis."
+    ),
+]
 Untrusted = Annotated[
     bool,
     typer.Option(

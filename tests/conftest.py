@@ -18,6 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put scratch files into memory: thousands of small Zarr files cost minutes on a busy disk."""
     if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: more threads only wait
+    os.environ["TRAJFILE_CACHE_DIR"] = ""  # tests measure, and leave the user's folder alone
     memory = Path("/dev/shm")
     given = config.option.basetemp or os.environ.get("PYTEST_DEBUG_TEMPROOT")
     if given or not memory.is_dir() or not os.access(memory, os.W_OK):

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from tests.twin import Dense
-from trajfile.analyze import layout_of
 from trajfile.containers.base import Commit, Rows
 from trajfile.containers.memory import MemoryContainer
 from trajfile.engine.device import Machine
 from trajfile.engine.plan import Plan, make_plan
 from trajfile.engine.shape import Profile
 from trajfile.engine.stream import PassResult, run_pass
+from trajfile.measuring import layout_of
 from trajfile.reader import Trajectory
 from trajfile.schema import Manifest, StreamSpec, TensorSpec
 

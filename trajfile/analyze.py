@@ -17,6 +17,7 @@ import numpy as np
 
 from trajfile import __version__
 from trajfile.around import findings_around, select, sentence, steps_of, told
+from trajfile.cache.folder import Folder, default_folder
 from trajfile.choice import Options, choose
 from trajfile.engine.budget import parse_bytes
 from trajfile.engine.header import Header
@@ -24,8 +25,8 @@ from trajfile.engine.measurements import Measurements, Replayed
 from trajfile.engine.needs import Replay
 from trajfile.engine.plan import Plan, make_plan
 from trajfile.engine.profiles import profile_for
-from trajfile.engine.shape import Layout
 from trajfile.errors import MissingStream, NotATrajectory, UsageError
+from trajfile.measuring import Measuring, layout_of
 from trajfile.metrics.base import Metric, Skipped, collect
 from trajfile.metrics.optimizers import optimizer_note
 from trajfile.paths import local_path
@@ -39,7 +40,7 @@ from trajfile.report import (
     Source,
     StreamSource,
 )
-from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
+from trajfile.schema import GRADIENTS, PARAMS
 from trajfile.skipping import leave_out, located, look
 from trajfile.untrusted import Limits, answered, ask, limits
 from trajfile.verdict import compose
@@ -63,6 +64,7 @@ def analyze(
     *,
     skip_damaged: bool = False,
     untrusted: bool | Limits = False,
+    cache: bool | str | os.PathLike[str] = False,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -85,6 +87,10 @@ def analyze(
             to do without them. What was left out is a finding ``damage.<stream>``.
         untrusted: Whether to read the file in a process apart, with limits on its memory and
             time; `source` must then be a path. There is no progress to call.
+        cache: Whether measurements are kept, in the user's folder or in the one named, and used
+            for as long as the run is unchanged; of a run that grew, only new rows are read where
+            that suffices (spec/performance.md). Never with `replay`, `skip_damaged` or
+            `untrusted`.
 
     Returns:
         The report.
@@ -127,14 +133,11 @@ def analyze(
         moving = movers.needs(header) if event is not None else frozenset()
         declared = collect([*needs.values(), moving])
 
-        # Only here is PyTorch needed, and it takes seconds to import.
-        from trajfile.engine.device import machine_for
-        from trajfile.engine.stream import run_pass
-
-        machine = machine_for(device)
-        planned = make_plan(header, declared, layout_of(read, header), machine.profile, budget)
+        # What a replay or a look at the rows adds is not known from the file alone.
+        folder = None if replay is not None or skip_damaged else _folder(cache)
+        measuring = Measuring(read, str(device), budget, progress, folder)
         with located(trajectory, recorded):
-            made = run_pass(planned, read.container, machine, progress)
+            made = measuring.of(header, declared)
         measured = replace(made.measurements, replayed=replayed)
         results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
         if event is not None:
@@ -145,10 +148,11 @@ def analyze(
                 device=made.device,
                 wall_seconds=time.perf_counter() - started,
                 bytes_read=made.bytes_read,
-                passes=planned.passes,
+                passes=made.passes,
                 memory_budget_bytes=budget,
                 peak_buffer_bytes=made.peak_bytes,
                 around=event,
+                cached=made.cached,
             ),
             metrics=results,
             findings=_most_severe_first(
@@ -212,6 +216,14 @@ def plan(
         layout = layout_of(trajectory, header)
         wanted = collect([*needs.values(), moving])
         return make_plan(header, wanted, layout, profile, budget, reasons)
+
+
+def _folder(cache: bool | str | os.PathLike[str]) -> Folder | None:
+    """Where measurements are kept, if they are."""
+    if not isinstance(cache, bool):
+        return Folder(local_path(cache))
+    path = default_folder() if cache else None
+    return None if path is None else Folder(path)
 
 
 def _apart(
@@ -290,17 +302,6 @@ def _replayed(
         completed = with_gradients(loss, trajectory, header, float64=float64)
         trajectory = kept.enter_context(completed)
     return trajectory, answers
-
-
-def layout_of(trajectory: Trajectory, header: Header) -> Layout:
-    """Where the selected rows of a run lie, and how its lanes are stored."""
-    rows = {
-        stream: trajectory.row_index(
-            stream, np.unique(steps) if stream == GRADIENT_SAMPLES else steps
-        )
-        for stream, steps in header.steps.items()
-    }
-    return Layout(rows, trajectory.container.chunk_columns)
 
 
 def _result(metric: Metric, need: frozenset[Any] | Skipped, measured: Measurements) -> MetricResult:

@@ -193,6 +193,8 @@ class Run(msgspec.Struct, frozen=True):
         memory_budget_bytes: What buffers were allowed to take.
         peak_buffer_bytes: What they took.
         around: The window around an event, if the analysis was narrowed to one.
+        cached: What was measured by an earlier analysis and not again: empty for nothing, ``all``,
+            or ``older rows``.
     """
 
     device: str
@@ -202,6 +204,7 @@ class Run(msgspec.Struct, frozen=True):
     memory_budget_bytes: int
     peak_buffer_bytes: int
     around: Around | None = None
+    cached: Literal["", "all", "older rows"] = ""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from ..options import (
     Json,
     Memory,
     Metrics,
+    NoCache,
     Params,
     Plan,
     Replay,
@@ -40,6 +41,7 @@ def analyze(
     replay: Replay = None,
     skip_damaged: SkipDamaged = False,
     untrusted: Untrusted = False,
+    no_cache: NoCache = False,
 ) -> int:
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
@@ -84,7 +86,7 @@ def analyze(
             if untrusted:
                 report = report_on(run, **selection, untrusted=True)
             else:
-                report = report_on(trajectory, progress=progress, **selection)
+                report = report_on(trajectory, progress=progress, cache=not no_cache, **selection)
         if json is not None:
             write_json(json, report.to_json())
         if json == "-":

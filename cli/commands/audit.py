@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..exits import CHECK_FAILED
-from ..options import Memory
+from ..options import Memory, NoCache
 
 if TYPE_CHECKING:
     from trajfile.audit import Ledger, Settings
@@ -94,6 +94,7 @@ def audit(
     memory: Memory = "1GiB",
     device: Device = "cpu",
     deep: Deep = False,
+    no_cache: NoCache = False,
     explain: Explain = None,
 ) -> int:
     """Examine many runs and hold each against rules; exit code 1 if one fails."""
@@ -128,7 +129,7 @@ def audit(
         raise UsageError("nothing to audit: name runs, folders, globs or @LIST")
     profile_for(device)
     accepted = {} if baseline is None else load_baseline(baseline)
-    settings = Settings(book, device, parse_bytes(memory), deep, accepted)
+    settings = Settings(book, device, parse_bytes(memory), deep, not no_cache, accepted)
     given = list(sys.stdin) if "-" in paths else []
 
     with _ledger(settings, paths, resume=resume) as ledger, Tally() as tally:

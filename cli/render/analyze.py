@@ -20,7 +20,7 @@ from .text import clean, clip, counted, number, seconds, shorten, size, steps_be
 
 if TYPE_CHECKING:
     from trajfile.engine.header import Header
-    from trajfile.report import Finding, MetricResult, Report
+    from trajfile.report import Finding, MetricResult, Report, Run
 
 HEIGHT = 40
 _MOST_FINDINGS = 6
@@ -79,16 +79,20 @@ def _recorded(terminal: Terminal, report: Report, header: Header | None) -> list
     lines += [terminal.line(line) for line in _streams(terminal, report, header)]
     if run.around is not None:
         lines.append(window(terminal, run.around))
-    lines.append(
-        terminal.line(
-            (
-                f"read {size(run.bytes_read)} in {run.passes} pass"
-                f"{'' if run.passes == 1 else 'es'}, {seconds(run.wall_seconds)} on {run.device}",
-                "aside",
-            )
-        )
-    )
+    lines.append(terminal.line((_reading(run), "aside")))
     return terminal.lines(*lines, fit="cut")
+
+
+def _reading(run: Run) -> str:
+    """How much was read, and what was known from before."""
+    took = f"{seconds(run.wall_seconds)} on {run.device}"
+    if run.cached == "all":
+        return (
+            f"nothing read, {seconds(run.wall_seconds)}: from the cache, unchanged since measured"
+        )
+    known = "; older rows from the cache" if run.cached else ""
+    passes = f"{run.passes} pass{'' if run.passes == 1 else 'es'}"
+    return f"read {size(run.bytes_read)} in {passes}, {took}{known}"
 
 
 def _streams(terminal: Terminal, report: Report, header: Header | None) -> list[str]:

@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True):
         device: As in `trajfile.analyze`.
         memory: Bytes for the buffers of one input.
         deep: Whether every committed byte is verified, beyond what the metrics read.
+        cache: Whether measurements are kept, and used where an input has not changed.
         baseline: For each input (by its path) the fingerprints and values that were accepted.
     """
 
@@ -46,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     device: str = "cpu"
     memory: int = 2**30
     deep: bool = False
+    cache: bool = False
     baseline: dict[str, Accepted] = {}
 
 
@@ -188,6 +190,7 @@ def _examined(path: str, settings: Settings) -> Outcome:
             metrics=_computable(trajectory, wanted),
             device=settings.device,
             memory=settings.memory,
+            cache=settings.cache,
         )
         accepted = settings.baseline.get(path, Accepted())
         evidence = Evidence(
