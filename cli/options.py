@@ -117,6 +117,9 @@ NoCache = Annotated[
         "--no-cache", help="Measure anew, and keep no measurements for the next analysis."
     ),
 ]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Show where the time went, thread by thread.")
+]
 Untrusted = Annotated[
     bool,
     typer.Option(

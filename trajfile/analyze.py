@@ -42,6 +42,7 @@ from trajfile.report import (
 )
 from trajfile.schema import GRADIENTS, PARAMS
 from trajfile.skipping import leave_out, located, look
+from trajfile.stopwatch import at, running
 from trajfile.untrusted import Limits, answered, ask, limits
 from trajfile.verdict import compose
 
@@ -65,6 +66,7 @@ def analyze(
     skip_damaged: bool = False,
     untrusted: bool | Limits = False,
     cache: bool | str | os.PathLike[str] = False,
+    profile: bool = False,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -91,6 +93,7 @@ def analyze(
             for as long as the run is unchanged; of a run that grew, only new rows are read where
             that suffices (spec/performance.md). Never with `replay`, `skip_damaged` or
             `untrusted`.
+        profile: Whether to note where the time goes, thread by thread; not with `untrusted`.
 
     Returns:
         The report.
@@ -119,7 +122,7 @@ def analyze(
             window=window,
             skip_damaged=skip_damaged,
         )
-    with opened(source) as trajectory, ExitStack() as kept:
+    with running(wanted=profile) as watch, opened(source) as trajectory, ExitStack() as kept:
         event = select(trajectory, steps, around, window)
         narrowed = steps if event is None else steps_of(event)
         recorded = replace(trajectory.header(params, narrowed), replay=replay is not None)
@@ -139,7 +142,8 @@ def analyze(
         with located(trajectory, recorded):
             made = measuring.of(header, declared)
         measured = replace(made.measurements, replayed=replayed)
-        results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
+        with at("metrics"):
+            results = {metric.id: _result(metric, needs[metric.id], measured) for metric in chosen}
         if event is not None:
             event = told(event, movers, moving, measured)
         return Report(
@@ -153,6 +157,7 @@ def analyze(
                 peak_buffer_bytes=made.peak_bytes,
                 around=event,
                 cached=made.cached,
+                profile=None if watch is None else watch.told(),
             ),
             metrics=results,
             findings=_most_severe_first(

@@ -195,6 +195,8 @@ class Run(msgspec.Struct, frozen=True):
         around: The window around an event, if the analysis was narrowed to one.
         cached: What was measured by an earlier analysis and not again: empty for nothing, ``all``,
             or ``older rows``.
+        profile: Seconds by thread and kind of work (read, verify, decode, copy, products, metrics,
+            wait, other), if they were asked for.
     """
 
     device: str
@@ -205,6 +207,7 @@ class Run(msgspec.Struct, frozen=True):
     peak_buffer_bytes: int
     around: Around | None = None
     cached: Literal["", "all", "older rows"] = ""
+    profile: dict[str, dict[str, float]] | None = None
 
 
 class Report(msgspec.Struct, frozen=True):

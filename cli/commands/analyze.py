@@ -14,6 +14,7 @@ from ..options import (
     NoCache,
     Params,
     Plan,
+    Profile,
     Replay,
     Run,
     Set,
@@ -42,6 +43,7 @@ def analyze(
     skip_damaged: SkipDamaged = False,
     untrusted: Untrusted = False,
     no_cache: NoCache = False,
+    profile: Profile = False,
 ) -> int:
     """Compute the metrics in one pass over a run and report what the optimizer did."""
     from trajfile import open as open_run
@@ -49,6 +51,8 @@ def analyze(
 
     from ..render.terminal import Terminal
 
+    if profile and untrusted:
+        raise UsageError("--profile looks into the process, which --untrusted keeps apart")
     if plan and json is not None:
         raise UsageError("--plan computes no report, so there is none for --json to write")
     check_json(json)
@@ -86,7 +90,9 @@ def analyze(
             if untrusted:
                 report = report_on(run, **selection, untrusted=True)
             else:
-                report = report_on(trajectory, progress=progress, cache=not no_cache, **selection)
+                report = report_on(
+                    trajectory, progress=progress, cache=not no_cache, profile=profile, **selection
+                )
         if json is not None:
             write_json(json, report.to_json())
         if json == "-":
@@ -95,4 +101,8 @@ def analyze(
         narrowed = steps if event is None else steps_of(event)
         header = without(trajectory.header(selection["params"], narrowed), report.findings)
         terminal.write(screen(terminal, report, header, untrusted=untrusted))
+        if report.run.profile is not None:
+            from ..render.profile import screen as profile_screen
+
+            terminal.write(["", *profile_screen(terminal, report.run)])
     return 0

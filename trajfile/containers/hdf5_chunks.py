@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trajfile.containers.checksum import fletcher32
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.packing import Compression, PackingError, compress, decompress
+from trajfile.stopwatch import at
 
 _CODECS: dict[int, Compression] = {h5z.FILTER_DEFLATE: "zlib", ZSTD_FILTER: "zstd"}
 
@@ -60,14 +61,15 @@ def decode_chunk(
             raise PackingError(f"a chunk has {len(payload)} bytes where {len(flat)} are due")
         flat[...] = payload
         return
-    if h5z.FILTER_SHUFFLE not in filters or out.dtype.itemsize == 1:
-        decompress(payload, compression, flat)
-        return
-    planes = np.empty((out.dtype.itemsize, len(out)), np.uint8)
-    decompress(payload, compression, planes.reshape(-1))
-    elements = flat.reshape(len(out), -1)
-    for number, plane in enumerate(planes):  # thrice as fast as a transpose
-        elements[:, number] = plane
+    with at("decode"):
+        if h5z.FILTER_SHUFFLE not in filters or out.dtype.itemsize == 1:
+            decompress(payload, compression, flat)
+            return
+        planes = np.empty((out.dtype.itemsize, len(out)), np.uint8)
+        decompress(payload, compression, planes.reshape(-1))
+        elements = flat.reshape(len(out), -1)
+        for number, plane in enumerate(planes):  # thrice as fast as a transpose
+            elements[:, number] = plane
 
 
 def encode_chunk(chunk: NDArray[np.generic], filters: tuple[int, ...]) -> bytes:
@@ -99,5 +101,7 @@ def verify(payload: NDArray[np.uint8], checksum: NDArray[np.uint8]) -> None:
     Raises:
         PackingError: If they do not match.
     """
-    if fletcher32(payload) != int.from_bytes(checksum.tobytes(), "little"):
+    with at("verify"):
+        holds = fletcher32(payload) == int.from_bytes(checksum.tobytes(), "little")
+    if not holds:
         raise PackingError("a chunk fails its checksum")

@@ -14,6 +14,7 @@ from trajfile.containers import checksum
 from trajfile.containers.base import Array
 from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk, verify
 from trajfile.containers.packing import PackingError
+from trajfile.stopwatch import at
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
 _THREADS = max(4, min(8, os.cpu_count() or 1))
@@ -71,14 +72,14 @@ class Lane:
             chunk[: len(part)] = part
             self._dataset.write_direct_chunk((row, first), encode_chunk(chunk, self._filters))
 
-    def read(self, rows: slice, columns: slice, out: Array, at: int) -> None:
-        """Read a block into ``out``, from its column ``at`` on.
+    def read(self, rows: slice, columns: slice, out: Array, first: int) -> None:
+        """Read a block into ``out``, from its column ``first`` on.
 
         Args:
             rows: Contiguous rows.
             columns: Contiguous columns of this dataset.
             out: C-contiguous, as many rows, unsigned integers of the dtype's size.
-            at: First column of ``out`` to fill.
+            first: First column of ``out`` to fill.
         """
         shape = self._dataset.shape
         if rows.stop > shape[0] or columns.stop > shape[1]:
@@ -87,10 +88,11 @@ class Lane:
         try:
             if self.compression is None and not self._direct(out):
                 space = select(self._dataset, (rows, columns))
-                memory = in_memory(out, (rows, columns), at)
-                self._dataset.read(memory, space, out, self._dataset.get_type())
+                memory = in_memory(out, (rows, columns), first)
+                with at("read"):  # and verify, which the library does by itself
+                    self._dataset.read(memory, space, out, self._dataset.get_type())
             else:
-                self._unpack(rows, columns, out[:, at : at + columns.stop - columns.start])
+                self._unpack(rows, columns, out[:, first : first + columns.stop - columns.start])
         except PackingError as error:
             raise self._damaged(str(error), "SUM-003") from error
         except (OSError, RuntimeError) as error:
@@ -103,7 +105,10 @@ class Lane:
             checksum.prepare()
 
         def unpack(place: tuple[int, int]) -> None:
-            top, left = place
+            with at("read"):
+                fetch(*place)
+
+        def fetch(top: int, left: int) -> None:
             first, last = max(top, rows.start), min(top + self.height, rows.stop)
             start, stop = max(left, columns.start), min(left + self.width, columns.stop)
             target = out[first - rows.start : last - rows.start]
@@ -123,7 +128,7 @@ class Lane:
             for place in places:
                 unpack(place)
             return
-        with ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
+        with at("wait"), ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
             for _ in pool.map(unpack, places):
                 pass
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.packing import PackingError, compress, decompress
 from trajfile.containers.record import crc32c
+from trajfile.stopwatch import at
 
 Bits = NDArray[np.generic]
 
@@ -133,11 +134,15 @@ def _read_chunk(file: FileIO, offset: int, size: int, layout: ShardLayout, chunk
         raise ShardError(f"a chunk has {size} bytes where {flat.nbytes} are due")
     payload = flat if layout.compression is None else np.empty(size, np.uint8)
     _fill(file, offset, payload)
-    if _stored_crc(file) != crc32c(payload):
+    stored = _stored_crc(file)
+    with at("verify"):
+        holds = stored == crc32c(payload)
+    if not holds:
         raise ShardError("a chunk fails its checksum")
     if layout.compression is not None:
         try:
-            decompress(payload, layout.compression, flat)
+            with at("decode"):
+                decompress(payload, layout.compression, flat)
         except PackingError as error:
             raise ShardError(str(error)) from error
 

@@ -35,6 +35,7 @@ from trajfile.containers.zarr_table import ZarrTable
 from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, ResourceError, Unsafe
 from trajfile.schema import ABSENT_BITS
+from trajfile.stopwatch import at
 
 DOCUMENT = "zarr.json"
 INVALID_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -164,7 +165,8 @@ class ZarrStore:
                 left = shard * lane.columns
                 start, stop = max(left, columns.start), min(left + lane.columns, columns.stop)
                 part = target[:, start - columns.start : stop - columns.start]
-                self._read_shard(key, band, shard, (first - top, start - left), part)
+                with at("read"):
+                    self._read_shard(key, band, shard, (first - top, start - left), part)
 
         bands = range(rows.start // lane.height, -(-rows.stop // lane.height))
         if out.nbytes < _PARALLEL_BYTES or len(bands) == 1:
@@ -173,8 +175,9 @@ class ZarrStore:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="trajfile-zarr")
-        for _ in self._pool.map(read_band, bands):
-            pass
+        with at("wait"):
+            for _ in self._pool.map(read_band, bands):
+                pass
 
     def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
         """Write rows of a lane from row ``start`` on, and from a column on where a shard begins."""

@@ -24,6 +24,7 @@ from trajfile.engine.schedule import PairWork, RegionWork, carried_rows
 from trajfile.engine.shape import WIDE_BAND
 from trajfile.engine.staging import Part
 from trajfile.schema import GRADIENT_SAMPLES
+from trajfile.stopwatch import at
 
 
 class Worker:
@@ -155,15 +156,16 @@ class Worker:
     ) -> None:
         """Convert staged rows (start, count, stride) of a stream into `into`."""
         start, count, stride = rows
-        for part in tile.parts:
-            if part.stream == stream:
-                for a, b in _overlap(part.run, columns):
-                    staged = _on_device(tile.slot, part)
-                    source = staged[
-                        start : start + (count - 1) * stride + 1 : stride,
-                        a - part.run.start : b - part.run.start,
-                    ]
-                    into[:, a - columns[0] : b - columns[0]].copy_(source)
+        with at("copy"):
+            for part in tile.parts:
+                if part.stream == stream:
+                    for a, b in _overlap(part.run, columns):
+                        staged = _on_device(tile.slot, part)
+                        source = staged[
+                            start : start + (count - 1) * stride + 1 : stride,
+                            a - part.run.start : b - part.run.start,
+                        ]
+                        into[:, a - columns[0] : b - columns[0]].copy_(source)
 
     def _form(
         self, sequence: Sequence, windows: dict[int, torch.Tensor], columns: tuple[int, int]
@@ -183,12 +185,12 @@ class Worker:
 
     def _multiply(self, lane: Lane, region: Region, work: PairWork, product: Product) -> None:
         total = lane.sums.bands[work.number].total
-        for at, stretch in work.single:
+        for column, stretch in work.single:
             part = slice(stretch.start, stretch.stop)
             for tensor, a, b in _pieces(region, product.columns):
                 values = product.rows(self.machine, stretch, a, b)
                 total[part, stretch.column] += values
-                lane.tensor(work.number, tensor)[part, at] += values
+                lane.tensor(work.number, tensor)[part, column] += values
         for run in work.runs:
             if len(run) == 1:
                 values = product.rows(self.machine, run[0], *product.columns)

@@ -28,6 +28,7 @@ from trajfile.engine.shares import Shares
 from trajfile.engine.staging import Part, read_tile, tile_parts
 from trajfile.engine.totals import totals_layout
 from trajfile.errors import ResourceError
+from trajfile.stopwatch import at
 
 Progress = Callable[[int, int], None]
 
@@ -134,6 +135,12 @@ class _Pass:
     def run(self) -> PassResult:
         for slot in self.slots:
             self.free.put(slot)
+        with at("wait"):
+            self._run_threads()
+        with at("products"):
+            return self._conclude()
+
+    def _run_threads(self) -> None:
         threads = [Thread(target=self._read_ahead, name="trajfile-reader", daemon=True)]
         for number, worker in enumerate(self.workers):
             name = f"trajfile-worker-{number}"
@@ -153,11 +160,10 @@ class _Pass:
             self.shares.close()
             for thread in threads:
                 thread.join()
-        return self._conclude()
 
     def _read_ahead(self) -> None:
         """Fill free slots with tiles, in order, until all are read or the pass stops."""
-        try:
+        with at("wait"), self._told():
             for strip in self.plan.strips:
                 for number, block in enumerate(self.plan.blocks):
                     slot = self.free.get()
@@ -167,30 +173,37 @@ class _Pass:
                     parts = tile_parts(strip, block)
                     recorded = self.plan.layout.rows
                     buffer = slot.host.numpy()
-                    count = read_tile(self.container, parts, block, recorded, buffer)
+                    with at("read"):
+                        count = read_tile(self.container, parts, block, recorded, buffer)
                     work = tuple(self._work(region, number) for region in strip.regions)
                     self.shares.put(_Staged(Tile(strip, block, parts, slot, work), count))
-        except BaseException as error:
-            self.told.put(error)
 
     def _work_off(self, worker: Worker) -> None:
         """Take shares of tiles until there are no more."""
-        try:
+        with at("wait"), self._told():
             while (share := self.shares.take()) is not None:
                 staged, number, first = share
                 if first:
-                    with self.machine.scope():
+                    with at("copy"), self.machine.scope():
                         self.machine.upload(staged.tile.slot, plan_end(staged.tile.parts))
                     self.shares.opened(staged)
                 if number < len(self.lanes):
-                    worker.multiply(staged.tile, self.lanes[number], self.stop)
+                    with at("products"):
+                        worker.multiply(staged.tile, self.lanes[number], self.stop)
                 else:
-                    self._collect(staged.tile)
+                    with at("copy"):
+                        self._collect(staged.tile)
                 if self.shares.done(staged, number):
                     with self.machine.scope():
                         self.machine.issued(staged.tile.slot)
                     self.free.put(staged.tile.slot)
                     self.told.put(staged)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Hand an error of a thread to the one that waits for tiles."""
+        try:
+            yield
         except BaseException as error:
             self.told.put(error)
 
