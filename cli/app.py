@@ -6,32 +6,42 @@ needs neither h5py nor torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from .commands.analyze import analyze
-from .commands.audit import audit
-from .commands.convert import convert
-from .commands.export import export
-from .commands.info import info
-from .commands.metrics import metrics
-from .commands.repair import repair
-from .commands.validate import validate
 from .exits import guarded
 
-app = typer.Typer(
-    name="trajfile",
-    help="Record a neural network's training trajectory once, and ask it questions later.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (info, analyze, validate, repair, audit, convert, export, metrics):
-    app.command()(guarded(command))
+#: The verbs, in the order in which ``--help`` lists them; each is a module of `commands`.
+VERBS = ("info", "analyze", "validate", "repair", "audit", "convert", "export", "metrics")
+
+
+def build(verbs: Sequence[str] = VERBS) -> typer.Typer:
+    """The command line.
+
+    Args:
+        verbs: The verbs it is to know: to carry out one, no other is looked at.
+
+    Returns:
+        The application.
+    """
+    app = typer.Typer(
+        name="trajfile",
+        help="Record a neural network's training trajectory once, and ask it questions later.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for verb in verbs:
+        module = import_module(f".commands.{verb}", __package__)
+        app.command()(guarded(getattr(module, verb)))
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -42,7 +52,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -61,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; with an exit code as `trajfile_cli.exits` defines them.
     """
-    command = typer.main.get_command(app)
-    guarded(command.main)(args=None if argv is None else list(argv), prog_name="trajfile")
+    given = [*(sys.argv[1:] if argv is None else argv)]
+    verbs = given[:1] if given[:1] and given[0] in VERBS else VERBS
+    command = typer.main.get_command(build(verbs))
+    guarded(command.main)(args=given, prog_name="trajfile")
 
 
 if __name__ == "__main__":

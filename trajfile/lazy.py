@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -222,6 +221,8 @@ class StreamView(Mapping[str, TensorRows]):
         """
         spec = self.spec.by_name.get(tensor)
         if spec is None:
+            import difflib  # only where there is something to suggest
+
             near = difflib.get_close_matches(tensor, self.spec.by_name, n=3, cutoff=0.4)
             hint = f"; near it: {', '.join(near)}" if near else ""
             raise KeyError(f"{self.spec.name} holds no tensor {tensor!r}{hint}")

@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
-from trajfile.engine.header import Header
 from trajfile.errors import Damaged, UsageError
 from trajfile.importers import CHECKPOINTS, open_source
 from trajfile.lazy import StreamView
 from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
-from trajfile.selection import StepSlice, select_tensors
-from trajfile.untrusted import Limits, ask, limits, outlined
 
 if TYPE_CHECKING:
     import xarray
+
+    from trajfile.engine.header import Header
+    from trajfile.selection import StepSlice
+    from trajfile.untrusted import Limits
 
 ScalarSeries = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -50,6 +51,8 @@ def open_trajectory(
     """
     path = local_path(path)
     if untrusted and path.exists():
+        from trajfile.untrusted import ask, limits, outlined
+
         outline = ask("open", path, limits(untrusted)).outline
         return Trajectory(outlined(outline, path))
     return Trajectory(open_source(path))
@@ -222,6 +225,9 @@ class Trajectory:
         Raises:
             UsageError: If a glob matches no tensor, or the steps select none that is recorded.
         """
+        from trajfile.engine.header import Header
+        from trajfile.selection import StepSlice, select_tensors
+
         streams = self.manifest.by_name
         names = [tensor.name for spec in streams.values() for tensor in spec.tensors]
         tensors = select_tensors(names, params)

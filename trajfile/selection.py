@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,6 +105,8 @@ def select_tensors(names: Iterable[str], globs: Sequence[str] | str | None) -> f
     for glob in as_texts(globs):
         matched = [name for name in known if fnmatchcase(name, glob)]
         if not matched:
+            import difflib  # only where there is something to suggest
+
             near = difflib.get_close_matches(glob, known, n=3, cutoff=0.4) or known[:3]
             hint = f"near it: {', '.join(near)}" if near else "the file holds no tensors"
             raise UsageError(f"no tensor matches {glob!r} ({hint})")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from trajfile_cli.app import app
+from trajfile_cli.app import build
 from trajfile_cli.render.published import PUBLISHED
 
 from trajfile import Report, __version__
@@ -176,14 +176,14 @@ def options_of(command):
 
 def test_readme_names_every_command_and_option():
     text = README.read_text()
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in typer.main.get_command(build()).commands.items():
         assert f"trajfile {name}" in text, name
         for option in options_of(command):
             assert option in text, f"{name} {option}"
 
 
 def test_help_explains_every_command_and_option():
-    for command in typer.main.get_command(app).commands.values():
+    for command in typer.main.get_command(build()).commands.values():
         assert command.help
         for parameter in command.params:
             assert parameter.name == "help" or parameter.help

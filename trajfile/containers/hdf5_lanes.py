@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from h5py import h5d, h5s
@@ -128,6 +127,8 @@ class Lane:
             for place in places:
                 unpack(place)
             return
+        from concurrent.futures import ThreadPoolExecutor
+
         with at("wait"), ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
             for _ in pool.map(unpack, places):
                 pass

@@ -25,7 +25,6 @@ from trajfile.containers.hdf5_attributes import read_text
 from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_lanes import Lane, in_memory, select
 from trajfile.containers.hdf5_open import check_storage
-from trajfile.containers.hdf5_resume import abandon, open_to_append
 from trajfile.containers.hdf5_types import file_type, load_zstd
 from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.store import (
@@ -275,6 +274,8 @@ class Hdf5Store:
         """After a failure to write: close the file in the library without writing to it."""
         if not self._failed or self._datasets:
             self._failed = True
+            from trajfile.containers.hdf5_resume import abandon
+
             abandon(self._file, list(self._datasets.values()))
             self._datasets.clear()
             self._readers.clear()
@@ -282,6 +283,8 @@ class Hdf5Store:
     def revive(self) -> None:
         """Open the file again, as after a kill."""
         assert self._lock is not None, "only a writer fails to write"
+        from trajfile.containers.hdf5_resume import open_to_append
+
         self._file = open_to_append(self._path, self._lock)
         self._failed = False
 

@@ -6,7 +6,6 @@ that record or the one before it in force.
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
 
@@ -39,8 +38,6 @@ from trajfile.containers.store import (
 from trajfile.dtypes import bits_of
 from trajfile.errors import UsageError
 from trajfile.schema import ABSENT_BITS, Manifest, Rewind, StreamSpec
-
-_log = logging.getLogger("trajfile")
 
 
 class Journal:
@@ -392,7 +389,9 @@ class Journal:
         """Say that a killed writer's trajectory is taken up again, and what was dropped."""
         rows = [f"{n} row{'s' * (n > 1)} of {name}" for name, n in dropped.items() if n]
         last = f"step {self.commits()[-1, 1]}" if self._commits else "nothing"
-        _log.warning(
+        import logging
+
+        logging.getLogger("trajfile").warning(
             "%s: its last writer did not close it; going on after %s, the last of %d commits; "
             "dropped beyond it: %s",
             *(self.path, last, len(self._commits), ", ".join(rows) or "nothing"),

@@ -15,6 +15,10 @@ from trajfile.containers.base import Container
 # The second is there before the first while a trajectory is being created.
 _ZARR_DOCUMENTS = ("zarr.json", "manifest/zarr.json")
 
+#: A file of such a name is a trajectory, unless it ends as Keras' weights do.
+_TRAJECTORIES = (".h5", ".hdf5")
+_KERAS = ".weights.h5"
+
 #: How the kind of every container of checkpoints ends: ``torch checkpoints``.
 CHECKPOINTS = " checkpoints"
 
@@ -47,6 +51,9 @@ def is_checkpoints(path: Path) -> bool:
     """
     if path.is_dir():
         return not any(os.path.lexists(path / document) for document in _ZARR_DOCUMENTS)
+    name = path.name.lower()
+    if name.endswith(_TRAJECTORIES) and not name.endswith(_KERAS) and path.is_file():
+        return False  # without looking up the kinds, which takes as long as reading the header
     from trajfile.importers.kinds import kind_of
 
     if path.exists():
