@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trajfile.containers import checksum
 from trajfile.containers.base import Array
 from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk, verify
+from trajfile.containers.hdf5_small import Small
 from trajfile.containers.packing import PackingError
 from trajfile.stopwatch import at
 
@@ -85,13 +86,20 @@ class Lane:
             raise self._damaged(f"has only shape {shape}", "COM-002")
         self._check_present(rows, columns)
         try:
+            target = out[:, first : first + columns.stop - columns.start]
+            if (
+                self.compression is None
+                and self._small(out)
+                and self._gather(rows, columns, target)
+            ):
+                return
             if self.compression is None and not self._direct(out):
                 space = select(self._dataset, (rows, columns))
                 memory = in_memory(out, (rows, columns), first)
                 with at("read"):  # and verify, which the library does by itself
                     self._dataset.read(memory, space, out, self._dataset.get_type())
             else:
-                self._unpack(rows, columns, out[:, first : first + columns.stop - columns.start])
+                self._unpack(rows, columns, target)
         except PackingError as error:
             raise self._damaged(str(error), "SUM-003") from error
         except (OSError, RuntimeError) as error:
@@ -132,6 +140,41 @@ class Lane:
         with at("wait"), ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
             for _ in pool.map(unpack, places):
                 pass
+
+    def _gather(self, rows: slice, columns: slice, out: Array) -> bool:
+        """Read many small chunks; False if they cannot be read this way."""
+        assert self._present is not None
+        assert self._descriptor is not None
+        jobs: list[tuple[Small, tuple[int, int]]] = []
+        for left in range(columns.start // self.width * self.width, columns.stop, self.width):
+            start, stop = max(left, columns.start), min(left + self.width, columns.stop)
+            numbers = np.arange(rows.start, rows.stop) * _MAX_CHUNKS_A_ROW + left // self.width
+            places = self._places[np.searchsorted(self._present, numbers)]
+            if not Small.fits(places, out.itemsize):
+                return False
+            part = slice((start - left) * out.itemsize, (stop - left) * out.itemsize)
+            target = out[:, start - columns.start : stop - columns.start]
+            small = Small(places, self.width * out.itemsize, part, target)
+            jobs += ((small, stretch) for stretch in small.stretches())
+        descriptor = self._descriptor
+        if len(jobs) == 1:
+            jobs[0][0].read(descriptor, jobs[0][1])
+            return True
+        from concurrent.futures import ThreadPoolExecutor
+
+        with at("wait"), ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
+            for _ in pool.map(lambda job: job[0].read(descriptor, job[1]), jobs):
+                pass
+        return True
+
+    def _small(self, out: Array) -> bool:
+        """Whether to read many uncompressed chunks without the library and its lock."""
+        few = len(out) * self.width * out.itemsize < _PARALLEL_BYTES
+        if self._descriptor is None or self.height > 1 or few:
+            return False
+        if self.width * out.itemsize >= _DIRECT_BYTES:
+            return False
+        return checksum.compiled() or (out.nbytes >= checksum.LARGE_BYTES and checksum.prepare())
 
     def _direct(self, out: Array) -> bool:
         """Whether to read uncompressed chunks without the library and its lock."""

@@ -1,0 +1,94 @@
+"""Many small chunks read at once are what the library reads, and are verified as strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import trajfile
+from trajfile.containers import checksum, hdf5_lanes, hdf5_small, open_container
+from trajfile.dtypes import numpy_dtype
+
+ROWS = 60
+DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8]
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not checksum.prepare():
+        pytest.skip("without Numba the library reads them")
+    monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(hdf5_small, "STRETCH_BYTES", 20_000)
+
+
+def record(path: Path, dtype: object, columns: int = 501, gap: int = 0) -> Path:
+    with trajfile.Writer(path) as writer:
+        for step in range(ROWS):
+            rng = np.random.default_rng(step)
+            row = (100 * rng.standard_normal(columns)).astype(dtype)
+            other = rng.integers(0, 9, gap or 7, np.uint64)  # in a lane of its own, in between
+            writer.append(step, params={"w": row, "g": other})
+    return path
+
+
+def read(path: Path, rows: slice, columns: slice) -> np.ndarray:
+    container = open_container(path)
+    lane = container.manifest().by_name["params"].by_name["w"].dtype
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    out = np.zeros(shape, numpy_dtype(lane))
+    container.read("params", lane, rows, columns, out)
+    container.close()
+    return out.view(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gap", [0, 20_000])
+def test_blocks_are_what_the_library_reads(
+    dtype: object, gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(tmp_path / "run.h5", dtype, gap=gap)
+    used = []
+    scatter = checksum.scatter
+    monkeypatch.setattr(checksum, "scatter", lambda *a: used.append(1) or scatter(*a))
+    blocks = [(slice(0, ROWS), slice(0, 501)), (slice(3, 47), slice(100, 333))]
+    found = [read(path, *block) for block in blocks]
+    assert bool(used) == (np.dtype(dtype).itemsize > 1)
+    monkeypatch.setattr(hdf5_lanes.Lane, "_small", lambda lane, out: False)
+    for block, values in zip(blocks, found, strict=True):
+        np.testing.assert_array_equal(values, read(path, *block))
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.h5", np.float32)
+    whole = path.read_bytes()
+    row = read(path, slice(30, 31), slice(0, 501)).tobytes()
+    start = whole.find(row)
+    for place in (
+        start,
+        start + 1001,
+        start + len(row) - 1,
+        start + len(row),
+        start + len(row) + 3,
+    ):
+        content = bytearray(whole)
+        content[place] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(trajfile.FormatError, match="fails its checksum"):
+            read(path, slice(0, ROWS), slice(10, 20))
+        read(path, slice(31, ROWS), slice(0, 501))
+
+
+def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
+    path = record(tmp_path / "run.h5", np.float32)
+    container = open_container(path)
+    out = np.zeros((ROWS, 501), np.float32)
+    container.read("params", "float32", slice(0, 1), slice(0, 501), out[:1])
+    row = read(path, slice(ROWS - 1, ROWS), slice(0, 501)).tobytes()
+    with path.open("r+b") as file:
+        file.truncate(path.read_bytes().rfind(row) + 100)
+    with pytest.raises(trajfile.FormatError, match="the file ends within a chunk"):
+        container.read("params", "float32", slice(0, ROWS), slice(0, 501), out)
+    container.close()
