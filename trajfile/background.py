@@ -10,6 +10,10 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+#: Commits that are taken from the queue at once, if they are small.
+_MOST_TOGETHER = 64
+_BYTES_TOGETHER = 4 * 2**20
+
 
 class Committer(Generic[Item]):
     """A queue of commits and the one thread that works it off.
@@ -20,8 +24,22 @@ class Committer(Generic[Item]):
     in the caller's thread.
     """
 
-    def __init__(self, commit: Callable[[Item], None], limit: int):
+    def __init__(
+        self,
+        commit: Callable[[Item], None],
+        limit: int,
+        several: Callable[[list[Item]], None] | None = None,
+    ):
+        """Start the thread.
+
+        Args:
+            commit: Commits one.
+            limit: Bound in bytes.
+            several: Commits several small ones in order, for less than one by one; None if that
+                is no less.
+        """
         self._commit = commit
+        self._several = several
         self._limit = limit
         self._held = 0
         self._queue: deque[tuple[int, Item]] = deque()
@@ -110,14 +128,23 @@ class Committer(Generic[Item]):
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     return
-                nbytes, commit = self._queue.popleft()
+                taken = [self._queue.popleft()]
+                nbytes = taken[0][0]
+                while self._several and self._queue and len(taken) < _MOST_TOGETHER:
+                    if nbytes + self._queue[0][0] > _BYTES_TOGETHER:
+                        break
+                    taken.append(self._queue.popleft())
+                    nbytes += taken[-1][0]
             try:
-                self._commit(commit)
+                if len(taken) == 1 or self._several is None:
+                    self._commit(taken[0][1])
+                else:
+                    self._several([commit for _, commit in taken])
             except BaseException as error:
                 with self._changed:
                     self._error = error
                     self._queue.clear()
                     self._changed.notify_all()
                 return
-            del commit  # before its bytes count as free
+            taken.clear()  # before their bytes count as free
             self._release(nbytes)

@@ -252,7 +252,9 @@ class Writer:
             pending = replace(pending, before=self._recording)
         after = pending.after()
         if self._queue_bytes:
-            self._queue = self._queue or Committer(self._commit, self._queue_bytes)
+            self._queue = self._queue or Committer(
+                self._commit, self._queue_bytes, self._commit_several
+            )
             with self._dropping_what_is_queued():
                 self._queue.put(pending.nbytes, lambda: self._packed(pending, after))
         else:
@@ -320,6 +322,13 @@ class Writer:
         finally:
             packed.lease.end()
         self._committed = packed.after
+
+    def _commit_several(self, items: list[tuple[Commit, Recording]]) -> None:
+        assert self._container is not None
+        while items:
+            count = self._container.append_some([commit for commit, _ in items])
+            self._committed = items[count - 1][1]
+            items = items[count:]
 
     @contextmanager
     def _dropping_what_is_queued(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ that record or the one before it in force.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -27,6 +28,7 @@ from trajfile.containers.state import (
     revision_at,
 )
 from trajfile.containers.store import (
+    COMMIT_ROWS,
     COMMITS,
     MANIFEST,
     SCALAR_STEP,
@@ -36,7 +38,7 @@ from trajfile.containers.store import (
     stream_key,
 )
 from trajfile.dtypes import bits_of
-from trajfile.errors import UsageError
+from trajfile.errors import TrajfileError, UsageError
 from trajfile.schema import ABSENT_BITS, Manifest, Rewind, StreamSpec
 
 
@@ -176,15 +178,51 @@ class Journal:
             ResourceError: If the system refuses to write. The committed steps stay readable, and
                 the next append starts from them.
         """
+        self.append_some([commit])
+
+    def append_some(self, commits: Sequence[Commit]) -> int:
+        """Append the first few of some commits together, as one after another but in fewer writes.
+
+        All their rows are handed over before the first of their records, and their records lie
+        in one chunk of the table, which is written front to back: whatever a kill leaves is what
+        it could have left of appending one by one.
+
+        Args:
+            commits: At least one.
+
+        Returns:
+            How many were appended.
+
+        Raises:
+            UsageError: If the container was opened for reading or is closed.
+            ResourceError: If the system refuses to write. The committed steps stay readable, and
+                the next append starts from them.
+        """
         self._prepare()
-        revised = check_commit(self._manifest, commit)
+        together = [commits[0]]
+        revised = check_commit(self._manifest, commits[0])
+        alike = commits[0].rows.keys()
+        room = COMMIT_ROWS - (self._record.seq + 1) % COMMIT_ROWS
+        if self._power:
+            room = 1  # a loss of power may keep a later page of a chunk and lose an earlier one
+        for commit in commits[1:room]:
+            # A revision may widen arrays, which the rows before it are not to see.
+            if commit.manifest is not None or commit.rows.keys() != alike:
+                break
+            try:
+                check_commit(revised, commit)
+            except TrajfileError:
+                break  # raised when its turn comes, after those before it are there
+            together.append(commit)
         try:
-            record = self._write(commit, revised)
+            records = self._write(together, revised)
         except BaseException:
             self._fail()
             raise
-        self._take(revised, record)
-        self._commits.append(record.seq)
+        for record in records:
+            self._take(revised, record)
+            self._commits.append(record.seq)
+        return len(records)
 
     def rewind(self, step: int) -> Rewind | None:
         """Take back every commit at and after a step, by one record.
@@ -249,34 +287,51 @@ class Journal:
         self._open_for_append = False
         self._store.close()
 
-    def _write(self, commit: Commit, revised: Manifest) -> Record:
-        store = self._store
-        record, touched = self._write_manifest(commit, revised)
-        rows, crcs = list(record.rows), list(record.keys_crcs)
+    def _write(self, commits: Sequence[Commit], revised: Manifest) -> list[Record]:
+        """Write the rows of all commits, then all of their records."""
+        first, touched = self._write_manifest(commits[0], revised)
+        for name in commits[0].rows:
+            added = [(commit.step, commit.rows[name]) for commit in commits]
+            start = first.rows[self._index(name)]
+            touched += self._write_rows(revised.by_name[name], start, added)
+        values = self._write_scalars(commits, revised, first.scalar_rows)
+        if len(values):
+            touched += [SCALAR_STEP, SCALAR_VALUE]
+        self._hand_over(touched)
+        records = []
+        record = first
+        for commit in commits:
+            record = self._record_of(commit, record, values)
+            records.append(record)
+        encoded = np.concatenate([record.encode() for record in records])
+        self._store.save(COMMITS, records[0].seq, encoded)
+        self._hand_over([COMMITS])
+        return records
+
+    def _record_of(self, commit: Commit, before: Record, values: NDArray[np.float64]) -> Record:
+        """The record of a commit; `values` are the scalars of all that are written with it."""
+        rows, crcs = list(before.rows), list(before.keys_crcs)
         for name, added in commit.rows.items():
             index = self._index(name)
-            touched += self._write_rows(revised.by_name[name], rows[index], added, commit.step)
             steps = np.full(row_count(added), commit.step, np.int64)
             crcs[index] = keys_crc(steps, added.samples, crcs[index])
             rows[index] += row_count(added)
+        scalar_rows, crc = before.scalar_rows, before.scalars_crc
         if commit.scalars:
-            touched += [SCALAR_STEP, SCALAR_VALUE]
-            values = self._write_scalars(commit, revised, record.scalar_rows)
+            row = scalar_rows - self._record.scalar_rows
             steps = np.array([commit.step], np.int64)
-            crc = scalars_crc(record.scalar_rows, steps, values, record.scalars_crc)
-            record = replace(record, scalar_rows=record.scalar_rows + 1, scalars_crc=crc)
-        self._hand_over(touched)
-        record = replace(
-            record,
-            seq=record.seq + 1,
+            crc = scalars_crc(scalar_rows, steps, values[row : row + 1], crc)
+            scalar_rows += 1
+        return replace(
+            before,
+            seq=before.seq + 1,
             step=commit.step,
             wall_ns=commit.wall_ns or time.time_ns(),
+            scalar_rows=scalar_rows,
+            scalars_crc=crc,
             rows=tuple(rows),
             keys_crcs=tuple(crcs),
         )
-        store.save(COMMITS, record.seq, record.encode())
-        self._hand_over([COMMITS])
-        return record
 
     def _hand_over(self, keys: list[str]) -> None:
         """Give arrays to the operating system and, for ``power``, force them to the disk."""
@@ -309,32 +364,45 @@ class Journal:
         )
         return record, [MANIFEST, *wider]
 
-    def _write_rows(self, spec: StreamSpec, start: int, rows: Rows, step: int) -> list[str]:
+    def _write_rows(
+        self, spec: StreamSpec, start: int, added: Sequence[tuple[int, Rows]]
+    ) -> list[str]:
         keys = []
-        for lane, array in rows.lanes.items():
+        counts = [row_count(rows) for _, rows in added]
+        steps = np.repeat(np.array([step for step, _ in added], np.int64), counts)
+        for lane in added[0][1].lanes:
             keys.append(stream_key(spec.name, lane))
             # Columns of tensors that are only declared so far are not worth a byte.
-            runs = extents(spec, lane, slice(start, start + row_count(rows)))
+            runs = extents(spec, lane, slice(start, start + len(steps)))
             extent = max((run.columns for run in runs), default=0)
-            self._store.write(keys[-1], start, np.ascontiguousarray(array[:, :extent]))
+            self._store.write(keys[-1], start, _joined([r.lanes[lane] for _, r in added], extent))
         keys.append(stream_key(spec.name, "step"))
-        self._store.save(keys[-1], start, np.full(row_count(rows), step, np.int64))
-        if rows.samples is not None:
+        self._store.save(keys[-1], start, steps)
+        samples = [rows.samples.astype(np.int32) for _, rows in added if rows.samples is not None]
+        if samples:
             keys.append(stream_key(spec.name, "sample"))
-            self._store.save(keys[-1], start, rows.samples.astype(np.int32))
+            self._store.save(keys[-1], start, np.concatenate(samples))
         return keys
 
-    def _write_scalars(self, commit: Commit, revised: Manifest, row: int) -> NDArray[np.float64]:
-        bits = np.full((1, len(revised.scalars)), ABSENT_BITS, np.uint64)
-        for name, value in commit.scalars.items():
-            bits[0, revised.scalars.index(name)] = stored_scalar(value).view(np.uint64)
-        values = bits.view(np.float64)
+    def _write_scalars(
+        self, commits: Sequence[Commit], revised: Manifest, row: int
+    ) -> NDArray[np.float64]:
+        """Write the scalars of those commits that have any; a row each."""
+        having = [commit for commit in commits if commit.scalars]
+        bits = np.full((len(having), len(revised.scalars)), ABSENT_BITS, np.uint64)
+        if not having:
+            return bits.view(np.float64)
+        columns = {name: column for column, name in enumerate(revised.scalars)}
+        for number, commit in enumerate(having):
+            for name, value in commit.scalars.items():
+                bits[number, columns[name]] = stored_scalar(value).view(np.uint64)
         width = self._store.columns(SCALAR_VALUE)
-        padded = np.full((1, width), ABSENT_BITS, np.uint64)
+        padded = np.full((len(having), width), ABSENT_BITS, np.uint64)
         padded[:, : bits.shape[1]] = bits
-        self._store.save(SCALAR_STEP, row, np.array([commit.step], np.int64))
+        steps = np.array([commit.step for commit in having], np.int64)
+        self._store.save(SCALAR_STEP, row, steps)
         self._store.save(SCALAR_VALUE, row, padded.view(np.float64))
-        return values
+        return bits.view(np.float64)
 
     def _prepare(self) -> None:
         """Be ready to append; after an append that failed, start from what is on the disk."""
@@ -349,9 +417,9 @@ class Journal:
         if len(table) <= last or (last >= 0 and (table[last] != self._record.encode()[0]).any()):
             raise damaged(self._store, "committed steps have vanished", COMMITS, "COM-002")
         if len(table) > last + 1:
-            # The record got there although writing it failed. It must not speak for rows that
+            # Records got there although writing them failed. They must not speak for rows that
             # are about to be written over.
-            unmade = table[last + 1 : last + 2].copy()
+            unmade = table[last + 1 :].copy()
             unmade[:, -1] = 0  # this alone: what is left of a kill is told by it
             self._store.save(COMMITS, last + 1, unmade)
             self._hand_over([COMMITS])
@@ -412,3 +480,10 @@ class Journal:
 
     def _index(self, stream: str) -> int:
         return list(self._manifest.by_name).index(stream)
+
+
+def _joined(arrays: Sequence[Array], columns: int) -> Array:
+    """The first columns of several arrays, one below the other."""
+    if len(arrays) == 1:
+        return np.ascontiguousarray(arrays[0][:, :columns])
+    return np.concatenate([array[:, :columns] for array in arrays])

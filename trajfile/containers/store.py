@@ -28,6 +28,8 @@ MAX_MANIFEST_BYTES = 2**30
 
 MANIFEST = "manifest"
 COMMITS = "commits"
+#: Records in a chunk of it.
+COMMIT_ROWS = 128
 SCALAR_STEP = "scalars/step"
 SCALAR_VALUE = "scalars/value"
 
@@ -120,7 +122,7 @@ def layout(manifest: Manifest, *, archive: bool = False) -> list[ArraySpec]:
     scalars = len(manifest.scalars)
     specs = [
         ArraySpec(MANIFEST, "uint8", None, (manifest_chunk,)),
-        ArraySpec(COMMITS, "uint64", width, (128, width)),
+        ArraySpec(COMMITS, "uint64", width, (COMMIT_ROWS, width)),
         ArraySpec(SCALAR_STEP, "int64", None, (512,)),
         ArraySpec(SCALAR_VALUE, "float64", scalars, (128, max(scalars, 8)), fill=ABSENT_BITS),
     ]
