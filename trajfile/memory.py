@@ -47,14 +47,14 @@ class Pool:
 
     def __init__(self, limit: int = 0):
         self._limit = limit
-        self._free: list[Bytes] = []
-        self._used = 0
+        self._free: dict[int, list[Bytes]] = {}  # by size, the longest unused size first
+        self._used = self._kept = 0
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Bytes held, in use and free."""
-        return self._used + sum(piece.nbytes for piece in self._free)
+        return self._used + self._kept
 
     def lease(self) -> Lease:
         """Memory for one purpose, given back together."""
@@ -71,12 +71,20 @@ class Pool:
         """
         with self._lock:
             self._used += size
-            for number, piece in enumerate(self._free):
-                if piece.nbytes == size:
-                    return self._free.pop(number)
+            if size in self._free:
+                return self._drop(size)
             while self._free and self.nbytes > self._limit:
-                self._free.pop(0)
+                self._drop(next(iter(self._free)))
         return cleared(size)
+
+    def _drop(self, size: int) -> Bytes:
+        """Let go of a free piece of a size that there is."""
+        pieces = self._free[size]
+        piece = pieces.pop()
+        self._kept -= size
+        if not pieces:
+            del self._free[size]
+        return piece
 
     def give(self, pieces: list[Bytes]) -> None:
         """Take memory back; it is kept as long as there is room.
@@ -88,7 +96,10 @@ class Pool:
             for piece in pieces:
                 self._used -= piece.nbytes
                 if self.nbytes + piece.nbytes <= self._limit:
-                    self._free.append(piece)
+                    pieces = self._free.pop(piece.nbytes, [])
+                    pieces.append(piece)
+                    self._free[piece.nbytes] = pieces  # now the last to be let go
+                    self._kept += piece.nbytes
 
 
 class Lease:

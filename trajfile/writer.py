@@ -323,12 +323,17 @@ class Writer:
             packed.lease.end()
         self._committed = packed.after
 
-    def _commit_several(self, items: list[tuple[Commit, Recording]]) -> None:
-        assert self._container is not None
-        while items:
-            count = self._container.append_some([commit for commit, _ in items])
-            self._committed = items[count - 1][1]
-            items = items[count:]
+    def _commit_several(self, several: list[_Packed]) -> None:
+        assert self._container is not None, "created before anything is committed"
+        left = several
+        try:
+            while left:
+                count = self._container.append_some([packed.commit for packed in left])
+                self._committed = left[count - 1].after
+                left = left[count:]
+        finally:
+            for packed in several:
+                packed.lease.end()
 
     @contextmanager
     def _dropping_what_is_queued(self) -> Iterator[None]:
