@@ -127,6 +127,13 @@ Untrusted = Annotated[
         help="Read the file, a stranger's, in a process apart with limits on memory and time.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run the code that checkpoints name where they cannot be read without; only yours.",
+    ),
+]
 Everything = Annotated[bool, typer.Option("--all", help="List every tensor and scalar.")]
 Tensors = Annotated[
     list[str],

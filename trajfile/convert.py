@@ -72,6 +72,7 @@ def convert(
     layout: Layout = "rows",
     compression: Compression | Literal["none"] = None,
     overwrite: bool = False,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
     """Copy a trajectory, bit for bit, and prove that the copy says the same.
@@ -94,6 +95,7 @@ def convert(
             compressed; nothing can be appended.
         compression: ``zstd``, ``gzip`` or ``none``; by default none of rows, zstd of an archive.
         overwrite: Whether to replace a trajectory at ``out``, once the copy is whole.
+        trust: Whether to run code that checkpoints name; see `trajfile.open`.
         progress: Called with the bytes done and the bytes in all; reading back counts too.
 
     Returns:
@@ -115,7 +117,8 @@ def convert(
     check_options(target, compression=packed, durability="process")
     _check_place(target, paths, overwrite=overwrite)
     with ExitStack() as opened:
-        containers = [opened.enter_context(open_trajectory(path)).container for path in paths]
+        runs = [opened.enter_context(open_trajectory(path, trust=trust)) for path in paths]
+        containers = [run.container for run in runs]
         asked = source_of(containers, params=params, steps=steps)
         settings = {"suffix": target.suffix, "layout": layout, "compression": packed}
         unfinished = opened.enter_context(Unfinished(target, {**asked.facts, **settings}))

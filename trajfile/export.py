@@ -48,6 +48,7 @@ def export(
     stream: str = PARAMS,
     steps: slice | str | None = None,
     overwrite: bool = False,
+    trust: bool = False,
 ) -> Exported:
     """Write tensors at their recorded steps to a file of another format.
 
@@ -70,6 +71,7 @@ def export(
         stream: The stream they are taken from.
         steps: Which steps: a slice of step values or its text ``a:b:s``; all by default.
         overwrite: Whether to replace an existing file.
+        trust: Whether to run code that checkpoints name; see `trajfile.open`.
 
     Returns:
         What was written.
@@ -90,7 +92,7 @@ def export(
     names = [tensors] if isinstance(tensors, str) else list(tensors)
     if not names:
         raise UsageError("no tensor to export is named; `trajfile info` lists them")
-    with opened(source) as trajectory:
+    with opened(source, trust=trust) as trajectory:
         extracts = extract(trajectory, names, stream, steps)
         with whole_file(path) as file:
             remarks = write(file, extracts)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
 from trajfile.errors import Damaged, UsageError
-from trajfile.importers import CHECKPOINTS, open_source
+from trajfile.importers import CHECKPOINTS, check_trust, open_source
 from trajfile.lazy import StreamView
 from trajfile.paths import local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
@@ -30,7 +30,7 @@ ScalarSeries = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def open_trajectory(
-    path: str | os.PathLike[str], *, untrusted: bool | Limits = False
+    path: str | os.PathLike[str], *, untrusted: bool | Limits = False, trust: bool = False
 ) -> Trajectory:
     """Open a recorded trajectory, also while another process appends to it, or checkpoints.
 
@@ -38,32 +38,39 @@ def open_trajectory(
         path: An HDF5 file, a Zarr folder, or a folder of checkpoints (spec/checkpoints.md).
         untrusted: Whether to read it in a process apart, with limits on its memory and time.
             Everything is there then but the tensors.
+        trust: Whether to run the code that files of ``torch.save`` name, where they cannot be read
+            wholly without; each such file is named on stderr. Only for files you made yourself.
 
     Returns:
         What had been committed by now.
 
     Raises:
-        UsageError: If the path is empty, or the address of another machine.
+        UsageError: If the path is empty, or the address of another machine, or the file is both
+            trusted and untrusted.
         NotATrajectory: If there is nothing, or some other program's file.
         UnsupportedVersion: If it needs a newer version of this program.
         Damaged: If its bytes contradict its checksums.
         Unsafe: If it holds a construct that must not be followed.
     """
     path = local_path(path)
+    check_trust(untrusted=untrusted, trust=trust)
     if untrusted and path.exists():
         from trajfile.untrusted import ask, limits, outlined
 
         outline = ask("open", path, limits(untrusted)).outline
         return Trajectory(outlined(outline, path))
-    return Trajectory(open_source(path))
+    return Trajectory(open_source(path, trust=trust))
 
 
 @contextmanager
-def opened(source: str | os.PathLike[str] | Trajectory) -> Iterator[Trajectory]:
+def opened(
+    source: str | os.PathLike[str] | Trajectory, *, trust: bool = False
+) -> Iterator[Trajectory]:
     """A run given by its path or as opened already.
 
     Args:
         source: Either.
+        trust: Whether to run code that checkpoints name, of a path; see `open_trajectory`.
 
     Yields:
         The run; closed afterwards if it was opened here.
@@ -71,7 +78,7 @@ def opened(source: str | os.PathLike[str] | Trajectory) -> Iterator[Trajectory]:
     if isinstance(source, Trajectory):
         yield source
         return
-    with open_trajectory(source) as trajectory:
+    with open_trajectory(source, trust=trust) as trajectory:
         yield trajectory
 
 

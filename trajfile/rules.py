@@ -157,7 +157,7 @@ _CHECKPOINT_REMARKS: dict[str, tuple[Severity, str]] = {
     "CKPT-101": ("info", "Checkpoints carry checksums that are verified."),
     "CKPT-102": ("warn", "No entry of the folder is left out."),
     "CKPT-103": ("info", "No tensor is left out."),
-    "CKPT-104": ("warn", "Pickles mention no code beyond PyTorch's own."),
+    "CKPT-104": ("warn", "Pickles mention no code beyond PyTorch's own, and none was run."),
 }
 
 #: The rules of folders of checkpoints by their ids; none is a rule of the format.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trajfile.containers.base import Container
 from trajfile.containers.journal import Journal
 from trajfile.errors import FormatError, NotATrajectory
-from trajfile.importers import open_source
+from trajfile.importers import check_trust, open_source
 from trajfile.importers.remarks import remarks
 from trajfile.paths import local_path
 from trajfile.report import Finding, Value
@@ -30,7 +30,11 @@ from trajfile.untrusted import Limits, ask, limits
 
 
 def validate(
-    path: str | os.PathLike[str], *, deep: bool = False, untrusted: bool | Limits = False
+    path: str | os.PathLike[str],
+    *,
+    deep: bool = False,
+    untrusted: bool | Limits = False,
+    trust: bool = False,
 ) -> list[Finding]:
     """Check a trajectory against the rules of the format.
 
@@ -43,6 +47,7 @@ def validate(
             values that are not finite. Otherwise only manifest, commits, keys and scalars are
             read.
         untrusted: Whether to read it in a process apart, with limits on its memory and time.
+        trust: Whether to run code that checkpoints name; see `trajfile.open`.
 
     Returns:
         One finding for each rule broken at each place, in the order of the rules of `RULES`.
@@ -55,12 +60,13 @@ def validate(
         Unsafe: If a process apart died over it, or exceeded its limits.
     """
     path = local_path(path)
+    check_trust(untrusted=untrusted, trust=trust)
     if not path.exists():
         raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
     if untrusted:
         return ask("validate", path, limits(untrusted), deep=deep).findings or []
     try:
-        container = open_source(path)
+        container = open_source(path, trust=trust)
     except FormatError as error:
         return [broken(error)]
     try:

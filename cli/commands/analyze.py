@@ -20,6 +20,7 @@ from ..options import (
     Set,
     SkipDamaged,
     Steps,
+    Trust,
     Untrusted,
     Window,
     metric_ids,
@@ -42,6 +43,7 @@ def analyze(
     replay: Replay = None,
     skip_damaged: SkipDamaged = False,
     untrusted: Untrusted = False,
+    trust: Trust = False,
     no_cache: NoCache = False,
     profile: Profile = False,
 ) -> int:
@@ -69,7 +71,8 @@ def analyze(
         "skip_damaged": skip_damaged,
     }
     terminal = Terminal()
-    with open_run(run, untrusted=untrusted) as trajectory:
+    opened = "--untrusted" if untrusted else "--trust" if trust else ""
+    with open_run(run, untrusted=untrusted, trust=trust) as trajectory:
         if plan:
             from trajfile.analyze import plan as plan_of
 
@@ -100,7 +103,7 @@ def analyze(
         event = report.run.around
         narrowed = steps if event is None else steps_of(event)
         header = without(trajectory.header(selection["params"], narrowed), report.findings)
-        terminal.write(screen(terminal, report, header, untrusted=untrusted))
+        terminal.write(screen(terminal, report, header, opened=opened))
         if report.run.profile is not None:
             from ..render.profile import screen as profile_screen
 

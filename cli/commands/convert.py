@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..options import Compression, Layout, Out, Overwrite, Params, Sources, Steps
+from ..options import Compression, Layout, Out, Overwrite, Params, Sources, Steps, Trust
 
 
 def convert(
@@ -15,6 +15,7 @@ def convert(
     layout: Layout = "rows",
     compression: Compression = None,
     overwrite: Overwrite = False,
+    trust: Trust = False,
 ) -> int:
     """Copy a run to OUT (.h5 or .zarr), verified; run again, it goes on where it was."""
     import trajfile
@@ -32,6 +33,7 @@ def convert(
             steps=steps,
             **how,
             overwrite=overwrite,
+            trust=trust,
             progress=progress,
         )
     terminal = Terminal()

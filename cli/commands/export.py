@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..options import Out, Overwrite, Run, Steps, Stream, Tensors
+from ..options import Out, Overwrite, Run, Steps, Stream, Tensors, Trust
 
 
 def export(
@@ -12,6 +12,7 @@ def export(
     stream: Stream = "params",
     steps: Steps = None,
     overwrite: Overwrite = False,
+    trust: Trust = False,
 ) -> int:
     """Write tensors over their steps to OUT: .npz, .safetensors or .csv, by its suffix."""
     import trajfile
@@ -19,7 +20,9 @@ def export(
     from ..render.export import screen
     from ..render.terminal import Terminal
 
-    written = trajfile.export(run, out, tensor, stream=stream, steps=steps, overwrite=overwrite)
+    written = trajfile.export(
+        run, out, tensor, stream=stream, steps=steps, overwrite=overwrite, trust=trust
+    )
     terminal = Terminal()
     terminal.show(*screen(terminal, written))
     return 0

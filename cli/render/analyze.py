@@ -33,7 +33,7 @@ _SHORTEST_REASON, _LONGEST_REASON = 20, 70
 
 
 def screen(
-    terminal: Terminal, report: Report, header: Header | None = None, *, untrusted: bool = False
+    terminal: Terminal, report: Report, header: Header | None = None, *, opened: str = ""
 ) -> list[str]:
     """The report on one screen.
 
@@ -42,7 +42,8 @@ def screen(
         report: A report of `trajfile.analyze`.
         header: What was selected of the run, if it is at hand: adds cadences, scalars and the
             provenance of gradients.
-        untrusted: Whether it was read apart, as the next command is then to do too.
+        opened: The option by which it was opened, such as ``--untrusted``, as the next command
+            is then to do too.
 
     Returns:
         At most `HEIGHT` finished lines: what was recorded, the verdict, findings by severity,
@@ -61,7 +62,7 @@ def screen(
         *_metrics(terminal, report),
         *(_movers(terminal, report) or _tensors(terminal, report)),
         "",
-        *_next(terminal, report, untrusted=untrusted),
+        *_next(terminal, report, opened),
     ]
     return [*top, *_findings(terminal, report, HEIGHT - len(top) - len(bottom)), *bottom]
 
@@ -255,10 +256,10 @@ def _tensors(terminal: Terminal, report: Report) -> list[str]:
     return ["", *terminal.lines(*lines, fit="cut")]
 
 
-def _next(terminal: Terminal, report: Report, *, untrusted: bool) -> list[str]:
+def _next(terminal: Terminal, report: Report, opened: str) -> list[str]:
     command, gives = following(report)
-    if untrusted and command.startswith("trajfile analyze"):
-        command += " --untrusted"
+    if opened and command.startswith("trajfile analyze"):
+        command += f" {opened}"
     line = terminal.line(("Next: ", "accent"), (command, "title"), f"  {gives}")
     if line.cell_len > terminal.width:
         line = terminal.line(("Next: ", "accent"), (command, "title"))

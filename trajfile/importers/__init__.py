@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trajfile.containers import open_container
 from trajfile.containers.base import Container
+from trajfile.errors import UsageError
 
 # The second is there before the first while a trajectory is being created.
 _ZARR_DOCUMENTS = ("zarr.json", "manifest/zarr.json")
@@ -23,12 +24,13 @@ _KERAS = ".weights.h5"
 CHECKPOINTS = " checkpoints"
 
 
-def open_source(path: Path) -> Container:
+def open_source(path: Path, *, trust: bool = False) -> Container:
     """Open a trajectory or a folder of checkpoints for reading.
 
     Args:
         path: A trajectory of HDF5 or Zarr, a checkpoint, a folder of checkpoints, or a pattern
             such as ``ckpts/*.pt`` that names some of them.
+        trust: Whether code that checkpoints name may be run; see `trajfile.importers.trusted`.
 
     Returns:
         The container.
@@ -36,7 +38,24 @@ def open_source(path: Path) -> Container:
     Raises:
         NotATrajectory: If there is nothing, or nothing that can be read, at the path.
     """
-    return open_checkpoints(path) if is_checkpoints(path) else open_container(path)
+    return open_checkpoints(path, trust=trust) if is_checkpoints(path) else open_container(path)
+
+
+def check_trust(*, untrusted: object, trust: bool) -> None:
+    """Refuse a source that is at once a stranger's and to be trusted.
+
+    Args:
+        untrusted: Whether it is to be read in a process apart.
+        trust: Whether code that it names may be run.
+
+    Raises:
+        UsageError: If both.
+    """
+    if untrusted and trust:
+        raise UsageError(
+            "--trust runs code that a file names, and --untrusted is for files of strangers: give "
+            "one of them"
+        )
 
 
 def is_checkpoints(path: Path) -> bool:
@@ -61,13 +80,13 @@ def is_checkpoints(path: Path) -> bool:
     return any(sign in path.name for sign in "*?[") and path.parent.is_dir()
 
 
-def open_checkpoints(path: Path) -> Container:
+def open_checkpoints(path: Path, *, trust: bool = False) -> Container:
     """Open a checkpoint, a folder of checkpoints or a pattern; see `open_source`."""
     from trajfile.importers.container import CheckpointContainer
     from trajfile.importers.files import Files
     from trajfile.importers.folder import read_folder
 
-    files = Files()
+    files = Files(trust=trust)
     try:
         return CheckpointContainer(path, read_folder(path, files), files)
     except BaseException:

@@ -27,6 +27,8 @@ class Checkpoint:
         learning_rates: The learning rate of each group of the optimizer.
         left_out: Names of tensors that are not imported, by the reason in words.
         foreign: Names of code that a pickle mentions; none of it was run.
+        ran: A digest of what code built that files name and that was run, on the user's word; empty
+            if none was.
         kind: What wrote it, as the container's kind.
     """
 
@@ -42,3 +44,4 @@ class Checkpoint:
     learning_rates: tuple[float, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
+    ran: str = ""

@@ -72,7 +72,8 @@ class CheckpointContainer:
             for lane in table.spec.lanes
         }
         root = path if path.is_dir() else path.parent
-        self.uuid = _identity(self._all_files(), files, root)
+        ran = "".join(checkpoint.ran for checkpoint in self.checkpoints)
+        self.uuid = _identity(self._all_files(), files, root, ran)
 
     def manifest(self) -> Manifest:
         """What the checkpoints hold."""
@@ -256,7 +257,7 @@ def _scalars(
     return np.array(steps, np.int64), bits.view(np.float64), tuple(series)
 
 
-def _identity(listed: Sequence[File], files: Files, root: Path) -> str:
+def _identity(listed: Sequence[File], files: Files, root: Path, ran: str) -> str:
     """A uuid from the files' names, sizes, and samples of their bytes; that of a copy is the same.
 
     The first and last 4 KiB and 4 KiB of the middle are sampled: the headers, the checksums that
@@ -266,6 +267,7 @@ def _identity(listed: Sequence[File], files: Files, root: Path) -> str:
         listed: The files.
         files: Reads them.
         root: The folder that names are relative to.
+        ran: What tells apart what code built that the files name, if any was run.
 
     Returns:
         The uuid.
@@ -276,4 +278,5 @@ def _identity(listed: Sequence[File], files: Files, root: Path) -> str:
         digest.update(f"{name} {file.size}\n".encode("utf-8", "surrogateescape"))
         for start in sorted({0, max(0, file.size // 2), max(0, file.size - _SAMPLE)}):
             digest.update(files.bytes(file, start, min(_SAMPLE, file.size - start)))
+    digest.update(ran.encode())
     return str(UUID(bytes=digest.digest()[:16], version=5))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from trajfile.errors import Damaged, UsageError
 from trajfile.importers.refusal import half_written, leads_out, not_regular, too_large
+from trajfile.importers.scratch import Scratch
 
 _MOST_OPEN = 64
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -77,10 +78,15 @@ class Files:
 
     Args:
         most: How many stay open.
+        trust: Whether code that a file names may be run, as `trajfile.importers.trusted` says.
+
+    Attributes:
+        scratch: Where what that code builds is kept; None if none may be run.
     """
 
-    def __init__(self, most: int = _MOST_OPEN):
+    def __init__(self, most: int = _MOST_OPEN, *, trust: bool = False):
         self._most = most
+        self.scratch = Scratch() if trust else None
         self._lock = Lock()
         self._idle: OrderedDict[File, list[int]] = OrderedDict()
         self._count = 0
@@ -127,6 +133,8 @@ class Files:
                     os.close(descriptor)
             self._idle.clear()
             self._count = 0
+        if self.scratch is not None:
+            self.scratch.close()
 
     @contextmanager
     def _open(self, file: File) -> Iterator[int]:

@@ -11,7 +11,8 @@ from trajfile.errors import Damaged, NotATrajectory
 from trajfile.importers.checkpoint import Checkpoint
 from trajfile.importers.files import Files
 from trajfile.importers.kinds import Kind, is_unfinished, kind_of, kind_of_folder, suffix_of
-from trajfile.importers.refusal import leads_out
+from trajfile.importers.names import NOT_RUN
+from trajfile.importers.refusal import TRUST, leads_out
 from trajfile.importers.steps import natural, step_in_name
 
 _MOST_ENTRIES = 1_000_000
@@ -120,9 +121,10 @@ def _one_kind(path: Path, chosen: Sequence[tuple[Path, Kind]]) -> None:
 def _ordered(path: Path, checkpoints: list[Checkpoint], left_out: dict[str, list[str]]) -> Found:
     """The checkpoints by their steps."""
     if not any(checkpoint.params for checkpoint in checkpoints):
+        hidden = any(map(_may_hide_some, checkpoints))
         raise NotATrajectory(
             f"{checkpoints[0].path} holds no tensor of a floating dtype; give checkpoints of a "
-            "model",
+            f"model{f', {TRUST}' if hidden else ''}",
             path=checkpoints[0].path,
             rule="CKPT-011",
         )
@@ -172,6 +174,12 @@ def _ordered(path: Path, checkpoints: list[Checkpoint], left_out: dict[str, list
         left_out.setdefault("without a step", []).append(checkpoint.path.name)
     ordered = [placed[step][0] for step in sorted(placed)]
     return Found(ordered, left_out, next(iter(units)))
+
+
+def _may_hide_some(checkpoint: Checkpoint) -> bool:
+    """Whether code that was not run may be what stands between a checkpoint and its tensors."""
+    pickled = checkpoint.kind in {"torch", "lightning"} and not checkpoint.ran
+    return pickled and (not checkpoint.left_out or NOT_RUN in checkpoint.left_out)
 
 
 def step_of(checkpoint: Checkpoint) -> tuple[int | None, str]:

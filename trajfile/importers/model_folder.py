@@ -18,7 +18,7 @@ from typing import Any
 from trajfile.importers.checkpoint import Checkpoint
 from trajfile.importers.files import File, Files, known
 from trajfile.importers.names import TIED, parameters
-from trajfile.importers.nested import is_optimizer, search
+from trajfile.importers.nested import is_optimizer
 from trajfile.importers.places import Place
 from trajfile.importers.refusal import half_written
 from trajfile.importers.safetensors import (
@@ -28,8 +28,9 @@ from trajfile.importers.safetensors import (
     weight_map,
 )
 from trajfile.importers.slots import State, read_state
-from trajfile.importers.torch_checkpoint import placed, read_torch, without_tied
-from trajfile.importers.torch_file import read_saved
+from trajfile.importers.torch_checkpoint import placed, read_torch, unread, without_tied
+from trajfile.importers.torch_file import Saved
+from trajfile.importers.trusted import load
 
 CONFIG = "config.json"
 _STATE = "trainer_state.json"
@@ -50,6 +51,7 @@ class _Model:
     orders: list[list[str]] = field(default_factory=list)
     foreign: frozenset[str] = frozenset()
     inside: Checkpoint | None = None
+    ran: str = ""
 
 
 def read_model_folder(path: Path, root: Path, files: Files) -> Checkpoint:
@@ -67,7 +69,7 @@ def read_model_folder(path: Path, root: Path, files: Files) -> Checkpoint:
 
     model = _read_model(model_file(path), root, files)
     stated = _trainer_state(path / _STATE, root, files)
-    state, slots, extra, foreign = _optimizer(path, root, files, model)
+    state, slots, beside = _optimizer(path, root, files, model)
     left_out = dict(model.left_out)
     if state.unnamed:
         left_out[state.unnamed] = ("optimizer state",)
@@ -78,7 +80,7 @@ def read_model_folder(path: Path, root: Path, files: Files) -> Checkpoint:
         path=path,
         params=model.params,
         slots=slots or (inside.slots if inside is not None else {}),
-        files=(*model.files, *extra),
+        files=(*model.files, *(saved.file for saved in beside)),
         kind="transformers" if trained else (inside.kind if inside is not None else "safetensors"),
         step=step if type(step) is int and step >= 0 else (inside.step if inside else None),
         epoch=inside.epoch if inside else None,
@@ -86,7 +88,8 @@ def read_model_folder(path: Path, root: Path, files: Files) -> Checkpoint:
         optimizer=state.optimizer or (inside.optimizer if inside else {}),
         learning_rates=state.learning_rates or (inside.learning_rates if inside else ()),
         left_out=left_out,
-        foreign=model.foreign | foreign,
+        foreign=model.foreign.union(*(saved.foreign for saved in beside)),
+        ran=model.ran + "".join(saved.digest for saved in beside),
     )
 
 
@@ -109,23 +112,25 @@ def _read_model(path: Path, root: Path, files: Files) -> _Model:
         [list(inside.params)],
         inside.foreign,
         inside,
+        inside.ran,
     )
 
 
 def _read_bins(index: Path, root: Path, files: Files) -> _Model:
     """Shards of ``torch.save``, each a flat state dict."""
     places: dict[str, Place] = {}
-    foreign: set[str] = set()
     wanted = weight_map(index, root, files)
     tied: list[str] = []
+    not_read: list[str] = []
+    shards: list[Saved] = []
     for shard in dict.fromkeys(wanted.values()):
-        saved = read_saved(shard_of(index, shard, root), files)
-        found = search(saved.value, saved.file.path)
+        saved, found = load(shard_of(index, shard, root), files)
         kept, same = without_tied(found.tensors)
         tied += same
-        foreign |= saved.foreign
+        not_read += found.unread
+        shards.append(saved)
         places |= {name: saved.place(view) for name, view in kept.items()}
-    missing = [name for name in wanted if name not in places and name not in tied]
+    missing = [name for name in wanted if name not in {*places, *tied, *not_read}]
     if missing:
         half_written(
             index, f"it says that {wanted[missing[0]]} holds {missing[0]!r}, which it does not"
@@ -133,18 +138,27 @@ def _read_bins(index: Path, root: Path, files: Files) -> _Model:
     params, left_out = parameters(places)
     if tied:
         left_out[TIED] = tuple(tied)
-    return _Model(params, _files_of(params), left_out, [list(params)], frozenset(foreign))
+    if not_read:
+        left_out[unread(files)] = tuple(not_read)
+    return _Model(
+        params,
+        tuple(saved.file for saved in shards),
+        left_out,
+        [list(params)],
+        frozenset().union(*(saved.foreign for saved in shards)),
+        ran="".join(saved.digest for saved in shards),
+    )
 
 
 def _optimizer(
     path: Path, root: Path, files: Files, model: _Model
-) -> tuple[State, dict[str, dict[str, Place]], tuple[File, ...], frozenset[str]]:
+) -> tuple[State, dict[str, dict[str, Place]], tuple[Saved, ...]]:
     found = next((path / name for name in _OPTIMIZERS if (path / name).exists()), None)
     if found is None:
-        return State(), {}, (), frozenset()
-    saved = read_saved(known(found, root), files)
+        return State(), {}, ()
+    saved, _ = load(known(found, root), files)
     if not is_optimizer(saved.value):
-        return State(unnamed="the optimizer's file is of another form"), {}, (), saved.foreign
+        return State(unnamed="the optimizer's file is of another form"), {}, (saved,)
     shapes = {name: place.shape for name, place in model.params.items()}
     state = read_state([saved.value], model.orders, shapes)
     if state.unnamed and (path / CONFIG).is_file():
@@ -153,7 +167,7 @@ def _optimizer(
         config = known(path / CONFIG, root)
         ordered = orders(files.bytes(config, 0, config.size), frozenset(shapes))
         state = read_state([saved.value], ordered, shapes)
-    return state, placed(saved, state.slots), (saved.file,), saved.foreign
+    return state, placed(saved, state.slots), (saved,)
 
 
 def _trainer_state(path: Path, root: Path, files: Files) -> dict[str, Any] | None:

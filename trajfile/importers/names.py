@@ -14,6 +14,7 @@ NOT_FLOATING = "not of a floating dtype"
 RUNNING = "running statistics"
 TIED = "tied to another tensor"
 UNREAD = "of a kind that is not read"
+NOT_RUN = "built by code that is run only with --trust"
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -11,7 +11,7 @@ from trajfile.importers.names import joined
 from trajfile.importers.pickled import Inert
 from trajfile.importers.places import Pieces, Span, Strided
 from trajfile.importers.refusal import too_large
-from trajfile.importers.torch_storage import View
+from trajfile.importers.torch_storage import View, is_foreign
 
 #: What training scripts call the model's state dict, most telling first.
 MODEL_KEYS = (
@@ -38,7 +38,7 @@ class Found:
 
     Attributes:
         tensors: The model's tensors by dotted name, in saved order.
-        unread: Names of tensors that are not plain ones.
+        unread: Names of tensors that are not plain ones, and of objects that may be or hold some.
         optimizers: State dicts of optimizers, as saved.
         step: The count of updates, if it is stated.
         epoch: The count of epochs, if it is stated.
@@ -123,7 +123,7 @@ class _Walk:
             where = (*parts, str(key))
             if isinstance(item, Tensor):
                 self.found.tensors[joined(where, self.found.tensors, self.path)] = item
-            elif isinstance(item, Inert) and _is_tensor(item):
+            elif isinstance(item, Inert) and (_is_tensor(item) or _is_closed(item)):
                 self.found.unread.append(".".join(where))
             else:
                 self.tensors(item, where)
@@ -168,6 +168,11 @@ def _is_tensor(item: Inert) -> bool:
     return str(item.maker).startswith("torch") and (
         "rebuild" in str(item.maker).lower() or str(item.maker) == "torch.Tensor"
     )
+
+
+def _is_closed(item: Inert) -> bool:
+    """Whether an object is of code that is not known, and shows nothing of what it holds."""
+    return is_foreign(item.maker) and contents(item) is None
 
 
 def _count(value: Any) -> int | None:

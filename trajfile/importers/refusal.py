@@ -7,6 +7,9 @@ from typing import NoReturn
 
 from trajfile.errors import Damaged, NotATrajectory, Unsafe
 
+#: What may help too, where code that is not run stands between a file and its tensors.
+TRUST = "or, if you made it yourself, pass --trust (trust=True), which runs the code that it names"
+
 
 def half_written(path: Path, what: str, cause: BaseException | None = None) -> NoReturn:
     """Refuse a checkpoint that is not whole, as a kill or a full disk leaves it."""

@@ -41,6 +41,14 @@ def remarks(container: Container) -> Iterator[Finding]:
             f"a pickle mentions {_some(foreign)}; nothing of it was run",
             names=foreign,
         )
+    ran = [c.path.name for c in container.checkpoints if c.ran]
+    if ran:
+        yield finding(
+            "CKPT-104",
+            "",
+            f"code was run that these name, as --trust says: {_some(ran)}",
+            names=ran,
+        )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from trajfile.importers.checkpoint import Checkpoint
 from trajfile.importers.files import Files, known
-from trajfile.importers.names import TIED, UNREAD, parameters
-from trajfile.importers.nested import search
+from trajfile.importers.names import NOT_RUN, TIED, UNREAD, parameters
 from trajfile.importers.places import Place
 from trajfile.importers.slots import read_state
-from trajfile.importers.torch_file import Saved, read_saved
+from trajfile.importers.torch_file import Saved
 from trajfile.importers.torch_storage import View
+from trajfile.importers.trusted import load
 
 #: The key by which Lightning's checkpoints are known.
 _LIGHTNING = "pytorch-lightning_version"
@@ -29,14 +29,13 @@ def read_torch(path: Path, root: Path, files: Files) -> Checkpoint:
     Returns:
         Its tensors' places: the model's, and the optimizer's where they can be named.
     """
-    saved = read_saved(known(path, root), files)
-    found = search(saved.value, path)
+    saved, found = load(known(path, root), files)
     tensors, tied = without_tied(found.tensors)
     params, left_out = parameters({name: saved.place(view) for name, view in tensors.items()})
     if tied:
         left_out[TIED] = tied
     if found.unread:
-        left_out[UNREAD] = tuple(found.unread)
+        left_out[unread(files)] = tuple(found.unread)
     shapes = {name: place.shape for name, place in params.items()}
     state = read_state(found.optimizers, [list(params)], shapes)
     if state.unnamed:
@@ -54,7 +53,13 @@ def read_torch(path: Path, root: Path, files: Files) -> Checkpoint:
         learning_rates=state.learning_rates,
         left_out=left_out,
         foreign=saved.foreign,
+        ran=saved.digest,
     )
+
+
+def unread(files: Files) -> str:
+    """Why tensors that are not plain ones are left out."""
+    return NOT_RUN if files.scratch is None else UNREAD
 
 
 def placed(saved: Saved, slots: Mapping[str, Mapping[str, View]]) -> dict[str, dict[str, Place]]:

@@ -23,7 +23,7 @@ from trajfile.importers.torch_storage import Reader, View, item_size
 _MAX_PICKLE = 2**28
 _MAX_RECORDS = 2_000_000
 _LOCAL = struct.Struct("<4s22xHH")
-_ZIP = b"PK\x03\x04"
+ZIP = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -36,12 +36,16 @@ class Saved:
         file: The file.
         storages: Where each storage lies: first byte and length, by key.
         foreign: Names of code that the pickle mentions, beyond PyTorch's own; none of it was run.
+        built: Where the storages lie if not in the file itself: its code was run, and built them.
+        digest: Of what was built; empty of what was read as data.
     """
 
     value: Any
     file: File
     storages: dict[str, tuple[int, int]]
     foreign: frozenset[str]
+    built: File | None = None
+    digest: str = ""
 
     def place(self, view: View) -> Place:
         """Where a tensor lies."""
@@ -55,7 +59,7 @@ class Saved:
                 f"{view.storage.count * item_size(view.storage.dtype)}",
             )
         try:
-            return view.place(self.file, *found)
+            return view.place(self.built or self.file, *found)
         except PickleError as error:
             half_written(self.file.path, str(error), error)
 
@@ -82,7 +86,7 @@ def read_saved(file: File, files: Files, start: int = 0, size: int | None = None
     """
     size = file.size - start if size is None else size
     head = files.bytes(file, start, min(size, 4))
-    if head != _ZIP:
+    if head != ZIP:
         return _read_legacy(file, files, start, size)
     records = archive(file, files, start, size)
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -163,7 +167,7 @@ def located(
         half_written(file.path, f"the record {info.filename[:100]!r} lies beyond its end")
     signature, name, extra = _LOCAL.unpack(files.bytes(file, at, _LOCAL.size))
     first = at + _LOCAL.size + name + extra
-    if signature != _ZIP or first + info.compress_size > end:
+    if signature != ZIP or first + info.compress_size > end:
         half_written(file.path, f"the record {info.filename[:100]!r} lies beyond its end")
     return Record(first, info.compress_size, info.CRC)
 

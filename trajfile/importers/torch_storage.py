@@ -96,6 +96,13 @@ def item_size(dtype: str) -> int:
     return ITEM_SIZES.get(dtype) or _OTHER_SIZES.get(dtype, 1)
 
 
+def is_foreign(maker: Any) -> bool:
+    """Whether what would be called is code beyond plain PyTorch, NumPy and Python data."""
+    return isinstance(maker, Name) and (
+        maker.module.split(".")[0] not in _USUAL or maker in _HARMFUL
+    )
+
+
 class Reader:
     """Recognises tensors in a pickle of PyTorch's.
 
@@ -121,9 +128,7 @@ class Reader:
         known = _CALLS.get(maker) if isinstance(maker, Name) else None
         if known is not None and isinstance(args, tuple):
             return known(self, args)
-        if isinstance(maker, Name) and (
-            maker.module.split(".")[0] not in _USUAL or maker in _HARMFUL
-        ):
+        if is_foreign(maker):
             self.foreign.add(str(maker))
         return Inert(maker, args)
 
