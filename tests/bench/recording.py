@@ -1,7 +1,7 @@
 """What recording costs a training: step times of a bare loop, of a recorded one, of torch.save.
 
-    python tests/bench/recording.py [--parameters 10000000] [--rounds 1]
-    python tests/bench/recording.py --device cuda --batch 131072
+    python tests/bench/recording.py [--parameters 10000000] [--rounds 4]
+    python tests/bench/recording.py --device cuda --batch 16384
 
 A network of about ten million parameters trains, a step taking tens of milliseconds (on a fast card
 by a large batch). The same loop
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=1, help="of 500 steps of each loop")
+    parser.add_argument("--rounds", type=int, default=4, help="of 500 steps of each loop")
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--threads", type=int, help="of PyTorch; all cores by default")
     options = parser.parse_args()
