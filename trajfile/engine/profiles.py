@@ -18,7 +18,7 @@ _MOST_WORKERS = 8
 
 #: Products of fewer elements take well under a second in float64. Of more, they would take
 #: longer than the reading, and float32 keeps all the digits that float32 rows hold.
-_SINGLE_ABOVE = 2**27
+_SINGLE_ABOVE = 2**26
 
 
 def cpu_profile(cores: int) -> Profile:
