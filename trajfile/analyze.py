@@ -48,6 +48,7 @@ from trajfile.verdict import compose
 
 Progress = Callable[[int, int], None]
 ReplayFactory = Callable[..., Any]
+Passing = Callable[..., Any]
 
 
 def analyze(
@@ -67,6 +68,7 @@ def analyze(
     untrusted: bool | Limits = False,
     cache: bool | str | os.PathLike[str] = False,
     profile: bool = False,
+    through: Passing | None = None,
 ) -> Report:
     """Compute metrics of a recorded run in one pass over the file.
 
@@ -94,6 +96,8 @@ def analyze(
             that suffices (spec/performance.md). Never with `replay`, `skip_damaged` or
             `untrusted`.
         profile: Whether to note where the time goes, thread by thread; not with `untrusted`.
+        through: What makes the pass, instead of this process alone: called with the plan, the
+            container, the machine and `progress` (see `trajfile.engine.stream.run_pass`).
 
     Returns:
         The report.
@@ -138,7 +142,7 @@ def analyze(
 
         # What a replay or a look at the rows adds is not known from the file alone.
         folder = None if replay is not None or skip_damaged else _folder(cache)
-        measuring = Measuring(read, str(device), budget, progress, folder)
+        measuring = Measuring(read, str(device), budget, progress, folder, through)
         with located(trajectory, recorded):
             made = measuring.of(header, declared)
         measured = replace(made.measurements, replayed=replayed)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,20 @@ def layout_of(trajectory: Trajectory, header: Header) -> Layout:
         )
         for stream, steps in header.steps.items()
     }
-    return Layout(rows, trajectory.container.chunk_columns)
+    container = trajectory.container
+    lanes = {(s, spec.dtype) for s, named in header.tensors.items() for spec in named.values()}
+    # Looked up now, so that the plan holds no file and can be sent to other processes.
+    return Layout(rows, _Widths({lane: container.chunk_columns(*lane) for lane in lanes}))
+
+
+@dataclass(frozen=True)
+class _Widths:
+    """Widths of stored chunks by (stream, lane)."""
+
+    known: Mapping[tuple[str, str], int]
+
+    def __call__(self, stream: str, lane: str) -> int:
+        return self.known[stream, lane]
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class Measuring:
         budget: Bytes that all buffers together may take.
         progress: Called with the bytes done and the bytes in all.
         folder: Where measurements are kept; None to keep and to use none.
+        through: What makes a pass, in place of `trajfile.engine.stream.run_pass`.
     """
 
     trajectory: Trajectory
@@ -82,6 +96,7 @@ class Measuring:
     budget: int
     progress: Progress | None = None
     folder: Folder | None = None
+    through: Callable[..., Any] | None = None
 
     def of(self, header: Header, needs: frozenset[Need]) -> Measured:
         """Measure.
@@ -211,7 +226,7 @@ class Measuring:
         results, done = [], 0
         for plan in plans:
             told = None if self.progress is None else _beyond(self.progress, done, total)
-            results.append(run_pass(plan, self.trajectory.container, machine, told))
+            results.append((self.through or run_pass)(plan, self.trajectory.container, machine, told))
             done += results[-1].bytes_read
         parts = [result.measurements for result in results]
         if how is not None:

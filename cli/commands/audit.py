@@ -15,7 +15,6 @@ from ..options import Memory, NoCache
 
 if TYPE_CHECKING:
     from trajfile.audit import Ledger, Settings
-    from trajfile.audit.batch import Examiner
 
 Paths = Annotated[
     list[str] | None,
@@ -48,6 +47,14 @@ FailOn = Annotated[
 ]
 Workers = Annotated[
     int, typer.Option("--workers", min=1, metavar="N", help="How many runs at a time.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS|local",
+        help="Have the workers of a Dask scheduler do it; local starts N of this machine.",
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Skip what the same audit, interrupted, has finished.")
@@ -86,6 +93,7 @@ def audit(
     output: Output = None,
     fail_on: FailOn = None,
     workers: Workers = 1,
+    scheduler: Scheduler = None,
     resume: Resume = False,
     baseline: Baseline = None,
     write_baseline: WriteBaseline = None,
@@ -104,12 +112,14 @@ def audit(
         FORMATS,
         Result,
         Settings,
+        crew_for,
         load_baseline,
         load_rulebook,
         narrowed,
         run_batch,
         save_baseline,
     )
+    from trajfile.audit.drive import outcomes
     from trajfile.audit.inputs import inputs
     from trajfile.engine.budget import parse_bytes
     from trajfile.engine.profiles import profile_for
@@ -132,12 +142,16 @@ def audit(
     settings = Settings(book, device, parse_bytes(memory), deep, not no_cache, accepted)
     given = list(sys.stdin) if "-" in paths else []
 
-    with _ledger(settings, paths, resume=resume) as ledger, Tally() as tally:
+    with (
+        _ledger(settings, paths, resume=resume) as ledger,
+        crew_for(settings, workers, scheduler, max_time) as crew,
+        Tally() as tally,
+    ):
         if tally.watched:
             tally.expect(sum(1 for _ in inputs(paths, stdin=given)))
         summary = run_batch(
             inputs(paths, stdin=given),
-            _examiner(settings, workers, max_time),
+            lambda drawn: outcomes(drawn, settings, crew),
             settings,
             ledger,
             fail_fast=fail_fast,
@@ -179,9 +193,3 @@ def _ledger(settings: Settings, paths: list[str], *, resume: bool) -> Ledger:
     digest = blake2b(named.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     path = state / "trajfile" / "audit" / f"{digest}.jsonl"
     return Ledger(path, settings_key(settings), resume=resume)
-
-
-def _examiner(settings: Settings, workers: int, max_time: float | None) -> Examiner:
-    from trajfile.audit.pool import outcomes
-
-    return lambda drawn: outcomes(drawn, settings, workers=workers, max_time=max_time)

@@ -65,6 +65,21 @@ def healthy(path: Path) -> Path:
     return record(path)
 
 
+def wide(path: Path) -> Path:
+    """A run of several chunks a row."""
+    generator = np.random.default_rng(5)
+    theta = generator.normal(size=600_000).astype("f4")
+    with trajfile.Writer(path, optimizer=SGD, gradient=RAW) as writer:
+        for step in range(8):
+            writer.append(
+                step,
+                params={"a": theta[:400_000], "b": theta[400_000:].reshape(400, 500)},
+                scalars={"loss": 1.0 / (1 + step), "learning_rate": 0.1},
+            )
+            theta = theta * np.float32(0.99)
+    return path
+
+
 def flip(path: Path) -> Path:
     """A healthy run, one byte of whose last snapshot is another."""
     record(path)

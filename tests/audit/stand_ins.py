@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 
+from tests.audit.runs import healthy
 from trajfile.audit.examine import Outcome, Settings, examine
 
 
@@ -16,6 +18,14 @@ def task(path: str, settings: Settings) -> Outcome:
     name = path.rpartition("/")[2]
     if name.startswith("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("killed once") and not Path(path).exists():
+        healthy(Path(path))
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("waits"):
+        Path(path).touch()
+        while not Path(path).with_name("go").exists():
+            time.sleep(0.05)
+        return Outcome(path, "ok")
     if name.startswith("sleeps"):
         time.sleep(600)
     if name.startswith("grows"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import msgspec
 import pytest
 
-from tests.audit.runs import healthy, record
+from tests.audit.runs import healthy, record, wide
 from tests.audit.stand_ins import task
 from trajfile.audit import (
     Ledger,
@@ -19,9 +21,10 @@ from trajfile.audit import (
     run_batch,
     save_baseline,
 )
-from trajfile.audit.examine import examine, settings_key
+from trajfile.audit.examine import Divided, conclude, examine, examine_part, settings_key
+from trajfile.audit.pool import Pool, place
 from trajfile.audit.inputs import inputs
-from trajfile.audit.pool import outcomes
+from trajfile.audit.drive import outcomes
 from trajfile.audit.rulebook import compose, shipped
 from trajfile.errors import UsageError
 
@@ -35,13 +38,54 @@ def settings():
 
 def test_an_input_that_ruins_its_worker_costs_nothing_else(settings, tmp_path):
     good = str(healthy(tmp_path / "good.h5"))
-    names = [good, "kills", "grows", "sleeps", "absent.h5", good]
-    found = list(outcomes(names, settings, workers=2, max_time=20, task=task))
-    assert [o.path for o in found] == names
-    assert [o.status for o in found] == [
-        *("ok", "died", "resources", "timeout", "unreadable", "ok"),
-    ]
-    assert all(o.worst == "error" for o in found[1:5])
+    once = str(tmp_path / "killed once.h5")
+    due = {
+        good: "ok",
+        "kills": "died",
+        "grows": "resources",
+        "sleeps": "timeout",
+        "absent.h5": "unreadable",
+        once: "ok",  # its process was killed, perhaps because of another
+        "plain": "ok",
+    }
+    with Pool(settings, 2, max_time=20) as crew:
+        found = list(outcomes(due, settings, crew, task=task))
+    assert sorted(o.path for o in found) == sorted(due)
+    assert {o.path: o.status for o in found} == due
+    assert all(o.worst == "error" for o in found if o.status != "ok")
+
+
+def test_a_huge_run_is_divided_and_comes_to_the_same_for_any_number_of_workers(tmp_path):
+    path = str(wide(tmp_path / "wide.h5"))
+    whole = Settings(load_rulebook(), memory=2**23)
+    divided = msgspec.structs.replace(whole, divide_above=0)
+    found = []
+    for workers in (1, 2):
+        with Pool(divided, workers) as crew:
+            found += outcomes([path], divided, crew)
+    left = examine(path, divided)
+    assert isinstance(left, Divided)
+    assert left.parts > 2
+    one, two = (msgspec.structs.replace(o, seconds=0.0) for o in found)
+    assert msgspec.json.encode(one) == msgspec.json.encode(two)
+    alone = examine(path, whole)
+    assert one.values == pytest.approx(alone.values, rel=1e-9)
+    assert (one.verdict, one.bytes_read) == (alone.verdict, alone.bytes_read)
+
+
+def test_a_part_that_fails_fails_its_run(tmp_path):
+    path = wide(tmp_path / "wide.h5")
+    divided = Settings(load_rulebook(), memory=2**23, divide_above=0)
+    left = examine(str(path), divided)
+    assert isinstance(left, Divided)
+    part = examine_part(str(path), left, 0, divided)
+    again = examine_part(str(path), replace(left, identity="other"), 1, divided)
+    assert again.status == "unreadable"
+    assert conclude(str(path), left, part, again, divided) is again
+
+
+def test_processes_hold_places_of_their_own(tmp_path):
+    assert [place(tmp_path, 3) for _ in range(4)] == [0, 1, 2, 0]
 
 
 def run_plain(names, settings, ledger, seen, *, stop=None):

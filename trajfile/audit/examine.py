@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -21,7 +22,11 @@ from trajfile.audit.rulebook import Rulebook
 from trajfile.audit.rules import Evidence, Violation, matches, numeric
 from trajfile.errors import Damaged, FormatError, ResourceError, Unsafe
 from trajfile.reader import Trajectory
-from trajfile.report import SEVERITIES, Severity
+from trajfile.report import SEVERITIES, Finding, Severity
+
+if TYPE_CHECKING:
+    from trajfile.containers.base import Container
+    from trajfile.engine.plan import Plan
 
 #: Of a folder with more entries only so many are looked at to tell whether it changed.
 _MOST_ENTRIES = 100_000
@@ -41,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True):
         deep: Whether every committed byte is verified, beyond what the metrics read.
         cache: Whether measurements are kept, and used where an input has not changed.
         baseline: For each input (by its path) the fingerprints and values that were accepted.
+        divide_above: An input of which more recorded bytes are to be read is examined in parts.
+        threads: Threads of each process; 0 for its share of the cores.
     """
 
     rules: Rulebook
@@ -49,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True):
     deep: bool = False
     cache: bool = False
     baseline: dict[str, Accepted] = {}
+    divide_above: int = 2**31
+    threads: int = 0
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -95,7 +104,37 @@ class Outcome(msgspec.Struct, frozen=True):
         return next((severity for severity in SEVERITIES if severity in found), None)
 
 
-def examine(path: str, settings: Settings) -> Outcome:
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """A huge input, examined as far as the plan of its pass, which is to be made in parts.
+
+    Attributes:
+        identity: What the input held then.
+        plan: The plan.
+        validation: Which rules of the format it breaks.
+        seconds: How long that took.
+    """
+
+    identity: str
+    plan: Plan
+    validation: list[Finding]
+    seconds: float
+
+    @property
+    def parts(self) -> int:
+        """How many parts its pass has."""
+        return len(self.plan.parts)
+
+
+class _Huge(Exception):
+    """Raised instead of making a pass that is to be divided."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+
+
+def examine(path: str, settings: Settings) -> Outcome | Divided:
     """Examine one input.
 
     Args:
@@ -103,16 +142,111 @@ def examine(path: str, settings: Settings) -> Outcome:
         settings: How.
 
     Returns:
-        Its outcome, whatever happened; only an interruption goes through.
+        Its outcome, whatever happened; only an interruption goes through. Of a huge input, what
+        is left to be done.
+    """
+
+    def through(plan: Plan, container: Container, machine: Any, progress: Any) -> Any:
+        from trajfile.engine.stream import run_pass
+
+        huge = plan.bytes_to_read > settings.divide_above and len(plan.parts) > 1
+        if huge and not settings.cache:  # measurements are kept of whole passes
+            raise _Huge(plan)
+        return run_pass(_on_threads(plan, settings), container, machine, progress)
+
+    started = time.perf_counter()
+    identity = identity_of(path)  # as it is before anything is read
+    validation: list[Finding] = []
+
+    def check(trajectory: Trajectory) -> list[Finding]:
+        from trajfile.validate import check as check_format
+
+        validation.extend(check_format(trajectory.container, deep=settings.deep))
+        return validation
+
+    try:
+        outcome = _examined(path, settings, identity, check, through, cache=settings.cache)
+    except _Huge as huge:
+        return Divided(identity, huge.plan, validation, time.perf_counter() - started)
+    except Exception as error:
+        outcome = _failure(path, error, settings)
+    return msgspec.structs.replace(outcome, seconds=time.perf_counter() - started)
+
+
+def examine_part(path: str, divided: Divided, number: int, settings: Settings) -> Any:
+    """Make a part of the pass over a huge input.
+
+    Args:
+        path: The input.
+        divided: What is to be done of it.
+        number: Which part.
+        settings: How.
+
+    Returns:
+        What it brought, with the seconds that it took; or, if it failed, the input's outcome.
+    """
+    from trajfile.engine.device import machine_for
+    from trajfile.engine.stream import run_part
+    from trajfile.reader import open_trajectory
+
+    started = time.perf_counter()
+    plan = _on_threads(divided.plan, settings)
+    try:
+        with open_trajectory(path) as trajectory:
+            if identity_of(path) != divided.identity:
+                raise ChangedMeanwhile(f"{path} was changed while it was examined: try again")
+            machine = machine_for(settings.device)
+            made = run_part(plan, plan.parts[number], trajectory.container, machine)
+    except Exception as error:
+        return _failure(path, error, settings)
+    return made, time.perf_counter() - started
+
+
+def conclude(path: str, divided: Divided, *made: Any) -> Outcome:
+    """Merge the parts of a huge input and hold what they say against the rules.
+
+    Args:
+        path: The input.
+        divided: What was to be done of it.
+        made: What `examine_part` returned of each part, in order, and after them the settings.
+
+    Returns:
+        The outcome.
     """
     started = time.perf_counter()
+    *parts, settings = made
+    failure = next((part for part in parts if isinstance(part, Outcome)), None)
+    if failure is not None:
+        return failure
+
+    def through(plan: Plan, container: Container, machine: Any, progress: Any) -> Any:
+        from trajfile.engine.stream import conclude_pass
+
+        del plan, container, progress
+        return conclude_pass(divided.plan, (part for part, _ in parts), machine.device)
+
     try:
-        outcome = _examined(path, settings)
+        outcome = _examined(
+            path, settings, divided.identity, lambda _: divided.validation, through
+        )
     except Exception as error:
-        status, detail = failure_of(error)
-        rule = error.rule if isinstance(error, FormatError) else ""
-        outcome = failed(path, status, detail, settings, rule)
-    return msgspec.structs.replace(outcome, seconds=time.perf_counter() - started)
+        outcome = _failure(path, error, settings)
+    spent = divided.seconds + sum(seconds for _, seconds in parts)
+    return msgspec.structs.replace(outcome, seconds=spent + time.perf_counter() - started)
+
+
+class ChangedMeanwhile(OSError):
+    """An input that is not the same any more."""
+
+
+def _on_threads(plan: Plan, settings: Settings) -> Plan:
+    return plan.on_threads(settings.threads) if settings.threads else plan
+
+
+def _failure(path: str, error: Exception, settings: Settings) -> Outcome:
+    status, detail = failure_of(error)
+    rule = error.rule if isinstance(error, FormatError) else ""
+    return failed(path, status, detail, settings, rule)
 
 
 def failed(
@@ -176,21 +310,28 @@ def _entries(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:
             yield from _entries(entry.path, depth - 1)
 
 
-def _examined(path: str, settings: Settings) -> Outcome:
+def _examined(
+    path: str,
+    settings: Settings,
+    identity: str,
+    check: Callable[[Trajectory], list[Finding]],
+    through: Callable[..., Any],
+    *,
+    cache: bool = False,
+) -> Outcome:
     from trajfile.analyze import analyze
     from trajfile.reader import open_trajectory
-    from trajfile.validate import check
 
-    identity = identity_of(path)  # as it is before anything is read
     with open_trajectory(path) as trajectory:
-        validation = check(trajectory.container, deep=settings.deep)
+        validation = check(trajectory)
         wanted = settings.rules.metrics()
         report = analyze(
             trajectory,
             metrics=_computable(trajectory, wanted),
             device=settings.device,
             memory=settings.memory,
-            cache=settings.cache,
+            cache=cache,
+            through=through,
         )
         accepted = settings.baseline.get(path, Accepted())
         evidence = Evidence(
@@ -247,5 +388,6 @@ def settings_key(settings: Settings) -> str:
     """A digest of what decides outcomes besides the inputs."""
     from trajfile.version import __version__
 
-    stated = msgspec.json.encode([settings, __version__], order="deterministic")
+    deciding = msgspec.structs.replace(settings, threads=0)
+    stated = msgspec.json.encode([deciding, __version__], order="deterministic")
     return blake2b(stated, digest_size=16).hexdigest()

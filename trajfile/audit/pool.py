@@ -1,104 +1,159 @@
-"""Examining inputs in processes of their own, so that none can end the batch.
+"""Tasks in processes of their own, so that none can end the batch.
 
-A worker that dies or takes too long costs its input and nothing else: the input becomes a failure,
-a fresh worker takes its place, and the rest go on.
+A process that dies or takes too long costs its task and nothing else: a fresh one takes its place,
+and the rest go on.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+import threading
+import time
 from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+import msgspec
+from pebble import ProcessExpired, ProcessPool
 
-from trajfile.audit.examine import Outcome, Settings, examine, failed
+from trajfile.audit.crew import Task, TaskFailed
+from trajfile.audit.examine import Settings
 
-#: Inputs handed out ahead of the workers, for each of them.
-AHEAD = 2
-#: Inputs a worker examines before a fresh one takes its place: libraries leak.
+#: Tasks of a process before a fresh one takes its place: libraries leak.
 TASKS = 1000
 #: Bytes that an interpreter with PyTorch takes, beyond the buffers of an analysis.
 INTERPRETER = 2**31
 
-Task = Callable[[str, Settings], Outcome]
-
-_work: tuple[Settings, Task] | None = None
+_settings: Settings | None = None
 
 
-def outcomes(
-    paths: Iterable[str],
-    settings: Settings,
-    *,
-    workers: int = 1,
-    max_time: float | None = None,
-    task: Task = examine,
-) -> Iterator[Outcome]:
-    """Examine inputs, several at a time.
+class Pool:
+    """A crew of processes on this machine.
 
     Args:
-        paths: The inputs; drawn as workers get free.
-        settings: How each is examined.
+        settings: How inputs are examined.
         workers: How many processes.
-        max_time: Seconds that one input may take; None for any.
-        task: What examines an input; found by its name in the workers.
-
-    Yields:
-        The outcomes, in the order of the inputs.
+        max_time: Seconds that one task may take; None for any.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(
-        max_workers=workers,
-        max_tasks=TASKS,
-        initializer=_begin,
-        initargs=[settings, task],
-        context=context,
-    )
-    waiting: deque[tuple[str, ProcessFuture[Outcome]]] = deque()
-    drawn = iter(paths)
-    try:
-        while True:
-            while len(waiting) < workers * AHEAD + 1:
-                path = next(drawn, None)
-                if path is None:
-                    break
-                waiting.append((path, pool.schedule(_task, args=[path], timeout=max_time)))
-            if not waiting:
-                return
-            path, future = waiting.popleft()
-            yield _awaited(path, future, settings, max_time)
-    finally:
-        pool.stop()  # type: ignore[no-untyped-call]  # untyped there
-        pool.join()
+
+    def __init__(self, settings: Settings, workers: int, max_time: float | None = None) -> None:
+        self.width = workers
+        self.max_time = max_time
+        self._places = tempfile.TemporaryDirectory(prefix="trajfile-audit-")
+        self._pool = ProcessPool(
+            max_workers=workers,
+            max_tasks=TASKS,
+            initializer=_begin,
+            initargs=[settings, workers, self._places.name, os.getpid()],
+            # Spawned: a fork would take locks along that other threads hold.
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    def submit(self, task: Task, *arguments: Any) -> Any:
+        """Hand a task in."""
+        return self._pool.schedule(_run, args=[task, *arguments], timeout=self.max_time)
+
+    def result(self, ticket: Any) -> Any:
+        """The result of a task that is done.
+
+        Args:
+            ticket: The task.
+
+        Returns:
+            What it returned.
+
+        Raises:
+            TaskFailed: If it came to no result.
+        """
+        try:
+            return ticket.result()
+        except Late:
+            raise TaskFailed("timeout", f"over {self.max_time:g} s") from None
+        except ProcessExpired as error:
+            raise TaskFailed("died", f"exit code {error.exitcode}") from error
+        except Exception as error:
+            raise TaskFailed("internal", f"{type(error).__name__}: {error}") from error
+
+    def kept(self, ticket: Any) -> Any:
+        """The result itself."""
+        return self.result(ticket)
+
+    def __enter__(self) -> Self:
+        """The pool; its processes start with the first task."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End all processes."""
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._pool.stop()  # type: ignore[no-untyped-call]  # untyped there
+        self._pool.join()
+        self._places.cleanup()
 
 
-def _awaited(
-    path: str, future: ProcessFuture[Outcome], settings: Settings, max_time: float | None
-) -> Outcome:
-    try:
-        outcome = future.result()
-    except Late:
-        return failed(path, "timeout", f"over {max_time:g} s", settings)
-    except ProcessExpired as error:
-        return failed(path, "died", f"exit code {error.exitcode}", settings)
-    except Exception as error:
-        detail = f"{type(error).__name__}: {error}"
-        return failed(path, "internal", detail, settings)
-    return outcome
-
-
-def _begin(settings: Settings, task: Task) -> None:
-    """Prepare a worker: one thread, bounded memory, PyTorch loaded."""
-    global _work
-    _work = settings, task
+def _begin(settings: Settings, workers: int, places: str, parent: int) -> None:
+    """Prepare a process: its share of the cores, bounded memory, a device of its own."""
+    global _settings
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
     bound_memory(settings)
+    _settings = msgspec.structs.replace(
+        settings,
+        device=device_at(settings.device, place(Path(places), workers)),
+        threads=settings.threads or max(1, cores() // workers),
+    )
+
+
+def _end_with(parent: int) -> None:
+    """End when the process is gone that asked for the work, however it went."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def cores() -> int:
+    """The cores of this machine that this process may use."""
+    from trajfile.engine.profiles import available_cores
+
+    return available_cores()
+
+
+def place(folder: Path, count: int) -> int:
+    """A number below a count that no other living process has, held until this one ends.
+
+    Args:
+        folder: Shared by the processes.
+        count: How many there are.
+
+    Returns:
+        The number; 0 where the system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return 0
+    for number in range(count):
+        file = os.open(folder / str(number), os.O_CREAT | os.O_RDWR, 0o600)
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return number  # the lock goes with the process, also if it is killed
+        os.close(file)
+    return 0
+
+
+def device_at(device: str, number: int) -> str:
+    """The device of a process: where there are several, each process gets one of them."""
+    if device not in {"auto", "cuda"}:
+        return device
     import torch
 
-    torch.set_num_threads(1)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{number % found}" if found else device
 
 
 def bound_memory(settings: Settings) -> None:
@@ -112,7 +167,6 @@ def bound_memory(settings: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _task(path: str) -> Outcome:
-    assert _work is not None
-    settings, task = _work
-    return task(path, settings)
+def _run(task: Task, *arguments: Any) -> Any:
+    assert _settings is not None
+    return task(*arguments, _settings)

@@ -93,20 +93,32 @@ def affordable_layers(
 
 
 class Collector:
-    """Gathers whole tensors at chosen rows from the tiles of a pass.
+    """Gathers whole tensors at chosen rows from the tiles of a pass, or of a part of one.
 
     Args:
         header: The selected part of the run.
         needs: The pairs whose tensors are gathered.
+        within: For each tensor that a part of a pass meets, its first element there and that
+            after the last; None if all of them are met.
     """
 
-    def __init__(self, header: Header, needs: Iterable[LayerPair]) -> None:
+    def __init__(
+        self,
+        header: Header,
+        needs: Iterable[LayerPair],
+        within: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
         self._rows = wanted_rows(header, needs)
         self._held: dict[tuple[str, str], NDArray[np.generic]] = {}
+        self._starts: dict[str, int] = {}
         for (stream, name), positions in self._rows.items():
             spec = header.tensors[stream][name]
+            start, stop = (0, spec.size) if within is None else within.get(name, (0, 0))
+            if within is not None and start == stop:
+                continue
+            self._starts[name] = start
             self._held[stream, name] = np.zeros(
-                (len(positions), spec.size), numpy_dtype(spec.dtype)
+                (len(positions), stop - start), numpy_dtype(spec.dtype)
             )
 
     @property
@@ -137,8 +149,18 @@ class Collector:
         """
         wanted = self._rows[stream, tensor]
         _, into, found = np.intersect1d(wanted, staged, assume_unique=True, return_indices=True)
-        columns = slice(element, element + values.shape[1])
-        self._held[stream, tensor][into, columns] = values[found]
+        first = element - self._starts[tensor]
+        self._held[stream, tensor][into, first : first + values.shape[1]] = values[found]
+
+    def take(self, other: Collector) -> None:
+        """Take what was gathered in a part of the pass.
+
+        Args:
+            other: Of the same needs.
+        """
+        for (stream, name), values in other._held.items():
+            first = other._starts[name] - self._starts[name]
+            self._held[stream, name][:, first : first + values.shape[1]] = values
 
     def matrix(self, stream: str, tensor: str, position: int) -> NDArray[np.float64]:
         """One gathered row of a tensor, flat, as float64."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,8 @@ _WITHIN_FLOAT32 = {"float32", "float16", "int8", "int16", "uint8", "uint16", *EX
 #: What threads, allocators and libraries take beyond the buffers of a pass; measured near 10 MiB.
 #: Left out of budgets so small that it would be most of them.
 LIBRARIES_BYTES = 2**24
+#: Into how many parts a pass is divided at most, for several processes or machines.
+MOST_PARTS = 32
 #: Fewer columns than this are not worth dividing.
 _LEAST_CELL = 64
 
@@ -83,6 +86,27 @@ class Plan:
             strip.row_bytes(stream) * len(needed)
             for strip in self.strips
             for stream, needed in self.rows.needed.items()
+        )
+
+    @property
+    def parts(self) -> tuple[tuple[Strip, ...], ...]:
+        """The strips, in order, in parts that several processes can take.
+
+        However many take them, the parts are the same, and so are the sums when the parts' sums
+        are merged in their order.
+        """
+        count = min(len(self.strips), MOST_PARTS)
+        edges = [number * len(self.strips) // count for number in range(count)] if count else []
+        return tuple(self.strips[a:b] for a, b in pairwise([*edges, len(self.strips)]))
+
+    def on_threads(self, count: int) -> Plan:
+        """The same pass on at most so many threads; the sums are the same to the last bit."""
+        count = max(1, min(count, self.profile.workers))
+        scratch = self.memory["scratch"] // self.profile.workers * count
+        return replace(
+            self,
+            profile=replace(self.profile, workers=count),
+            memory={**self.memory, "scratch": scratch},
         )
 
     @property

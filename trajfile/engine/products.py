@@ -74,6 +74,18 @@ class Sums:
             else:
                 self.traces[name] = values
 
+    def on_host(self) -> Sums:
+        """The sums as NumPy arrays of their own, which can be sent to another process."""
+        return Sums(
+            [
+                BandSum(_on_host(b.total), {n: _on_host(v) for n, v in b.tensors.items()})
+                for b in self.bands
+            ],
+            [_on_host(gram) for gram in self.grams],
+            _on_host(self.means),
+            {name: _on_host(values) for name, values in self.traces.items()},
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -14,7 +14,7 @@ import torch
 from trajfile.containers import checksum
 from trajfile.containers.base import Container
 from trajfile.engine.arena import padded
-from trajfile.engine.columns import Region
+from trajfile.engine.columns import Region, Strip
 from trajfile.engine.device import Machine, Slot
 from trajfile.engine.fused import Fused, kernels
 from trajfile.engine.lanes import Held, Lane, Tile
@@ -22,7 +22,7 @@ from trajfile.engine.matrices import Collector, balance
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.multiply import Worker, scratch_elements
 from trajfile.engine.plan import Plan
-from trajfile.engine.products import conclude
+from trajfile.engine.products import Sums, conclude
 from trajfile.engine.schedule import ActivePair, RegionWork, active_pairs, schedule
 from trajfile.engine.shares import Shares
 from trajfile.engine.staging import Part, read_tile, tile_parts
@@ -52,6 +52,25 @@ class PassResult:
     device: str
 
 
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """What a pass over some of the strips brought; it can be sent to another process.
+
+    Attributes:
+        sums: The inner products over their columns, NumPy arrays.
+        collected: What the matrix kernels will want of them.
+        bytes_read: Recorded bytes read.
+        peak_bytes: Bytes of all buffers.
+        device: What multiplied.
+    """
+
+    sums: Sums
+    collected: Collector
+    bytes_read: int
+    peak_bytes: int
+    device: str
+
+
 def run_pass(
     plan: Plan, container: Container, machine: Machine, progress: Progress | None = None
 ) -> PassResult:
@@ -70,11 +89,39 @@ def run_pass(
         Damaged: If a checksum fails or a committed chunk is missing.
         ResourceError: If the device has not the memory.
     """
+    whole = run_part(plan, plan.strips, container, machine, progress)
+    return conclude_pass(plan, [whole], machine.device)
+
+
+def run_part(
+    plan: Plan,
+    strips: Sequence[Strip],
+    container: Container,
+    machine: Machine,
+    progress: Progress | None = None,
+) -> Partial:
+    """Make the part of a pass that concerns some of its strips.
+
+    Args:
+        plan: The plan, made for the profile of `machine`.
+        strips: Some of its strips.
+        container: Where the rows are read from.
+        machine: Where they are multiplied.
+        progress: Called with the bytes done and the bytes in all, after every tile.
+
+    Returns:
+        The sums over their columns; the same bits on any number of threads.
+
+    Raises:
+        Damaged: If a checksum fails or a committed chunk is missing.
+        ResourceError: If the device has not the memory.
+    """
     if plan.bytes_to_read >= checksum.LARGE_BYTES:
         checksum.prepare()
     try:
         with _one_thread_each(machine):
-            return _Pass(plan, container, machine, progress or (lambda done, total: None)).run()
+            told = progress or (lambda done, total: None)
+            return _Pass(plan, strips, container, machine, told).run()
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"{machine.label} has not the memory for the pass: it takes {plan.peak_bytes} bytes; "
@@ -106,9 +153,15 @@ class _Staged:
 
 class _Pass:
     def __init__(
-        self, plan: Plan, container: Container, machine: Machine, progress: Progress
+        self,
+        plan: Plan,
+        strips: Sequence[Strip],
+        container: Container,
+        machine: Machine,
+        progress: Progress,
     ) -> None:
         self.plan, self.container, self.machine, self.progress = plan, container, machine, progress
+        self.strips = strips
         layout = totals_layout(plan)
         workers = plan.profile.workers
         compiled = kernels() if plan.precision == "float32" else None
@@ -124,7 +177,8 @@ class _Pass:
         fused = None if arena is None else Fused(plan, arena, self.held, compiled, layout)
         self.workers = [Worker(plan, machine, self.held, arena, fused) for _ in range(workers)]
         self.lanes = [Lane(plan, machine, number, layout) for number in range(plan.lanes)]
-        self.collector = Collector(plan.header, plan.rows.layers)
+        within = None if len(strips) == len(plan.strips) else _elements(strips)
+        self.collector = Collector(plan.header, plan.rows.layers, within)
         self.free: SimpleQueue[Slot | None] = SimpleQueue()
         self.told: SimpleQueue[_Staged | BaseException] = SimpleQueue()
         self.shares: Shares[_Staged] = Shares(len(self.lanes) + 1)  # one more for the collector
@@ -132,7 +186,7 @@ class _Pass:
         self.bytes_read = 0
         self.work: dict[tuple[int, tuple[ActivePair, ...]], RegionWork] = {}
 
-    def run(self) -> PassResult:
+    def run(self) -> Partial:
         for slot in self.slots:
             self.free.put(slot)
         with at("wait"):
@@ -148,7 +202,7 @@ class _Pass:
         for thread in threads:
             thread.start()
         try:
-            for _ in range(len(self.plan.strips) * len(self.plan.blocks)):
+            for _ in range(len(self.strips) * len(self.plan.blocks)):
                 done = self.told.get()
                 if isinstance(done, BaseException):
                     raise done
@@ -164,7 +218,7 @@ class _Pass:
     def _read_ahead(self) -> None:
         """Fill free slots with tiles, in order, until all are read or the pass stops."""
         with at("wait"), self._told():
-            for strip in self.plan.strips:
+            for strip in self.strips:
                 for number, block in enumerate(self.plan.blocks):
                     slot = self.free.get()
                     if slot is None or self.stop.is_set():
@@ -230,7 +284,7 @@ class _Pass:
                             part.of(buffer)[:, a - part.run.start : b - part.run.start],
                         )
 
-    def _conclude(self) -> PassResult:
+    def _conclude(self) -> Partial:
         peak = (
             sum(slot.host.nbytes for slot in self.slots) * self.plan.profile.slots // 2
             + sum(worker.scratch.nbytes for worker in self.workers)
@@ -242,24 +296,52 @@ class _Pass:
         first, *others = [lane.sums for lane in self.lanes]
         for sums in others:
             first.merge(sums)
-        measurements = conclude(self.plan, first)
-        with np.errstate(all="ignore"):
-            balances = {
-                need: balance(
-                    self.plan.header,
-                    need,
-                    self.collector,
-                    self.plan.layout.rows,
-                    self.machine.device,
-                )
-                for need in self.plan.rows.layers
-            }
-        return PassResult(
-            replace(measurements, layer_balances=balances),
-            self.bytes_read,
-            peak,
-            self.machine.label + (", float32 products" if self.plan.precision == "float32" else ""),
-        )
+        precision = ", float32 products" if self.plan.precision == "float32" else ""
+        label = self.machine.label + precision
+        return Partial(first.on_host(), self.collector, self.bytes_read, peak, label)
+
+
+def conclude_pass(plan: Plan, parts: Iterable[Partial], device: torch.device) -> PassResult:
+    """Merge the parts of a pass.
+
+    Args:
+        plan: The plan.
+        parts: Parts that together are all its strips, in the order of the strips: that they are
+            merged in this order makes the last bit of every sum the same, whoever made them.
+        device: Where matrices are multiplied.
+
+    Returns:
+        The measurements, and what they took; the peak is that of the largest part.
+    """
+    left = iter(parts)
+    first = next(left)
+    sums, collector, read, peak = first.sums, first.collected, first.bytes_read, first.peak_bytes
+    for number, part in enumerate(left):
+        if not number:
+            collector = Collector(plan.header, plan.rows.layers)
+            collector.take(first.collected)
+        sums.merge(part.sums)
+        collector.take(part.collected)
+        read, peak = read + part.bytes_read, max(peak, part.peak_bytes)
+    measurements = conclude(plan, sums)
+    with np.errstate(all="ignore"):
+        balances = {
+            need: balance(plan.header, need, collector, plan.layout.rows, device)
+            for need in plan.rows.layers
+        }
+    return PassResult(replace(measurements, layer_balances=balances), read, peak, first.device)
+
+
+def _elements(strips: Sequence[Strip]) -> dict[str, tuple[int, int]]:
+    """For each tensor that strips meet, its first element there and that after the last."""
+    found: dict[str, tuple[int, int]] = {}
+    for strip in strips:
+        for region in strip.regions:
+            for piece in region.pieces:
+                first, stop = piece.element, piece.element + piece.stop - piece.start
+                before = found.get(piece.tensor, (first, stop))
+                found[piece.tensor] = min(first, before[0]), max(stop, before[1])
+    return found
 
 
 def plan_end(parts: tuple[Part, ...]) -> int:
