@@ -21,10 +21,10 @@ from trajfile.audit import (
     run_batch,
     save_baseline,
 )
-from trajfile.audit.examine import Divided, conclude, examine, examine_part, settings_key
-from trajfile.audit.pool import Pool, place
-from trajfile.audit.inputs import inputs
 from trajfile.audit.drive import outcomes
+from trajfile.audit.examine import Divided, conclude, examine, examine_part, settings_key
+from trajfile.audit.inputs import inputs
+from trajfile.audit.pool import Pool, place
 from trajfile.audit.rulebook import compose, shipped
 from trajfile.errors import UsageError
 

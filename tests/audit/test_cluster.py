@@ -18,7 +18,7 @@ from tests.audit.stand_ins import task
 from trajfile.audit import Settings, load_rulebook
 from trajfile.audit.cluster import Cluster
 from trajfile.audit.drive import outcomes
-from trajfile.audit.pool import Pool
+from trajfile.audit.examine import Divided, conclude, examine, examine_part
 from trajfile.errors import ResourceError, UsageError
 
 pytest.importorskip("distributed")
@@ -31,7 +31,11 @@ def settings():
 
 def dask(*arguments):
     # With a nanny, as in the field, which starts a worker again that was lost.
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "DASK_LOGGING__DISTRIBUTED": "error"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path.cwd()),
+        "DASK_LOGGING__DISTRIBUTED": "error",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "dask", *arguments],
         env=environment,
@@ -84,12 +88,13 @@ def test_a_batch_completes_though_a_worker_is_killed(address, settings, tmp_path
         batch.join(120)
     assert sorted(o.path for o in found) == sorted(due)
     assert {o.path: o.status for o in found} == due
-    with Pool(divided, 1) as crew:
-        here = {o.path: o for o in outcomes([good, huge], divided, crew)}
-    for outcome in found:
-        if outcome.path in here:
-            one, other = (msgspec.structs.replace(o, seconds=0.0) for o in (outcome, here[outcome.path]))
-            assert msgspec.json.encode(one) == msgspec.json.encode(other)
+    left = examine(huge, divided)
+    assert isinstance(left, Divided)
+    parts = [examine_part(huge, left, number, divided) for number in range(left.parts)]
+    here = conclude(huge, left, *parts, divided)
+    there = next(outcome for outcome in found if outcome.path == huge)
+    one, other = (msgspec.structs.replace(outcome, seconds=0.0) for outcome in (here, there))
+    assert msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
 def test_a_scheduler_that_is_not_there_is_said(settings):
@@ -98,8 +103,9 @@ def test_a_scheduler_that_is_not_there_is_said(settings):
 
 
 def test_a_scheduler_that_goes_is_said(settings):
-    with pytest.raises(ResourceError, match="is gone"), Cluster("local", settings, 1) as crew:
+    with Cluster("local", settings, 1) as crew:
         assert crew.width == 1
         found = outcomes(["sleeps"], settings, crew, task=task)
-        threading.Timer(2, crew._stack.close).start()
-        next(found)
+        threading.Timer(1, crew._local.close).start()
+        with pytest.raises(ResourceError, match="is gone"):
+            next(found)

@@ -70,8 +70,8 @@ def audit(
         UsageError: If the rules, the baseline or an argument cannot be used.
         ResourceError: If there is no such scheduler, or it is gone before the end.
     """
-    from trajfile.audit.inputs import inputs
     from trajfile.audit.drive import outcomes
+    from trajfile.audit.inputs import inputs
     from trajfile.engine.budget import parse_bytes
 
     book = rules if isinstance(rules, Rulebook) else load_rulebook(Path(rules) if rules else None)

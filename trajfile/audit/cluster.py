@@ -61,16 +61,16 @@ class Cluster:
         self.address = address
         self._name = f"trajfile-audit-{uuid4().hex}"
         self._counted = (0.0, 1)
-        self._stack = ExitStack()
+        self._local: Any = None
         with ExitStack() as stack:
             if address == LOCAL:
-                address = stack.enter_context(
+                address = self._local = stack.enter_context(
                     distributed.LocalCluster(  # type: ignore[no-untyped-call]  # untyped there
                         n_workers=workers,
                         threads_per_worker=1,
                         processes=True,
                         host="127.0.0.1",
-                        dashboard_address=None,
+                        dashboard_address="127.0.0.1:0",  # that it is there is of no harm
                         silence_logs=logging.CRITICAL,
                     )
                 )

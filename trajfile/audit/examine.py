@@ -194,7 +194,8 @@ def examine_part(path: str, divided: Divided, number: int, settings: Settings) -
     try:
         with open_trajectory(path) as trajectory:
             if identity_of(path) != divided.identity:
-                raise ChangedMeanwhile(f"{path} was changed while it was examined: try again")
+                detail = f"{path} was changed while it was examined: try again"
+                return failed(path, "unreadable", detail, settings)
             machine = machine_for(settings.device)
             made = run_part(plan, plan.parts[number], trajectory.container, machine)
     except Exception as error:
@@ -226,17 +227,11 @@ def conclude(path: str, divided: Divided, *made: Any) -> Outcome:
         return conclude_pass(divided.plan, (part for part, _ in parts), machine.device)
 
     try:
-        outcome = _examined(
-            path, settings, divided.identity, lambda _: divided.validation, through
-        )
+        outcome = _examined(path, settings, divided.identity, lambda _: divided.validation, through)
     except Exception as error:
         outcome = _failure(path, error, settings)
     spent = divided.seconds + sum(seconds for _, seconds in parts)
     return msgspec.structs.replace(outcome, seconds=spent + time.perf_counter() - started)
-
-
-class ChangedMeanwhile(OSError):
-    """An input that is not the same any more."""
 
 
 def _on_threads(plan: Plan, settings: Settings) -> Plan:
