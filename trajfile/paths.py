@@ -11,6 +11,19 @@ from trajfile.errors import UsageError
 _REMOTE = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+://")
 
 
+def in_store(path: object) -> str | None:
+    """The address of a run in an S3-compatible store; None if it is none.
+
+    Args:
+        path: Text or a path object.
+
+    Returns:
+        ``s3://bucket/path``.
+    """
+    text = path if isinstance(path, str) else ""
+    return text if text[:5].lower() == "s3://" else None
+
+
 def local_path(path: object) -> Path:
     """The path of a run, which lies on a local or mounted disk.
 
@@ -28,5 +41,7 @@ def local_path(path: object) -> Path:
     if not text:
         raise UsageError("the path of the run is empty; give a .h5 file or a .zarr folder")
     if _REMOTE.match(text):
-        raise UsageError(f"{text}: remote runs are not supported yet; copy it to a local path")
+        raise UsageError(
+            f"{text}: remote runs are not supported but those at s3://; copy it to a local path"
+        )
     return Path(text)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
 from trajfile.errors import Damaged, UsageError
-from trajfile.importers import CHECKPOINTS, check_trust, open_source
+from trajfile.importers import CHECKPOINTS, check_trust, open_source, open_url
 from trajfile.lazy import StreamView
-from trajfile.paths import local_path
+from trajfile.paths import in_store, local_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def open_trajectory(
     """Open a recorded trajectory, also while another process appends to it, or checkpoints.
 
     Args:
-        path: An HDF5 file, a Zarr folder, or a folder of checkpoints (spec/checkpoints.md).
+        path: An HDF5 file, a Zarr folder, or a folder of checkpoints (spec/checkpoints.md); or
+            the address of a Zarr folder or of safetensors in a store, ``s3://bucket/run.zarr``.
         untrusted: Whether to read it in a process apart, with limits on its memory and time.
             Everything is there then but the tensors.
         trust: Whether to run the code that files of ``torch.save`` name, where they cannot be read
@@ -52,8 +53,13 @@ def open_trajectory(
         Damaged: If its bytes contradict its checksums.
         Unsafe: If it holds a construct that must not be followed.
     """
-    path = local_path(path)
     check_trust(untrusted=untrusted, trust=trust)
+    url = in_store(path)
+    if url is not None:
+        if untrusted:
+            raise UsageError(f"{url}: an untrusted run is read from a local copy; make one first")
+        return Trajectory(open_url(url))
+    path = local_path(path)
     if untrusted and path.exists():
         from trajfile.untrusted import ask, limits, outlined
 

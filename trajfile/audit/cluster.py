@@ -12,8 +12,7 @@ import multiprocessing
 import time
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from uuid import uuid4
 
 from trajfile.audit.crew import Task, TaskFailed
@@ -21,9 +20,6 @@ from trajfile.audit.examine import Settings
 from trajfile.audit.pool import Pool
 from trajfile.errors import ResourceError, UsageError
 from trajfile.version import __version__
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 #: The address that stands for workers of this machine, started for the batch.
 LOCAL = "local"
@@ -74,11 +70,11 @@ class Cluster:
                         silence_logs=logging.CRITICAL,
                     )
                 )
-            self._client: Client = stack.enter_context(self._connected(address))
+            self._client: Any = stack.enter_context(self._connected(address))
             self._prepare(settings, max_time)
             self._stack = stack.pop_all()
 
-    def _connected(self, address: Any) -> Client:
+    def _connected(self, address: Any) -> Any:
         from distributed import Client
 
         try:
@@ -157,12 +153,7 @@ class Cluster:
         """The cluster."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """End what was started for this batch."""
         with suppress(Exception):  # the scheduler may be gone
             self._client.unregister_worker_plugin(self._name)
@@ -219,7 +210,8 @@ def _on_worker(name: str, task: Task, *arguments: Any) -> Any:
     """Run a task in one of the processes of the worker."""
     from distributed import get_worker
 
-    pool: Pool = get_worker().plugins[name].pool
+    hands: Any = get_worker().plugins[name]
+    pool: Pool = hands.pool
     return pool.result(pool.submit(task, *arguments))
 
 

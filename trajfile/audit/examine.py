@@ -20,7 +20,7 @@ from trajfile.audit.evaluate import evaluate, value_of, violation
 from trajfile.audit.facts import facts_of
 from trajfile.audit.rulebook import Rulebook
 from trajfile.audit.rules import Evidence, Violation, matches, numeric
-from trajfile.errors import Damaged, FormatError, ResourceError, Unsafe
+from trajfile.errors import Damaged, FormatError, ResourceError, TrajfileError, Unsafe
 from trajfile.reader import Trajectory
 from trajfile.report import SEVERITIES, Finding, Severity
 
@@ -284,6 +284,8 @@ def identity_of(path: str) -> str:
     Returns:
         A text that changes with the content; ``missing`` if there is nothing.
     """
+    if path.startswith("s3://"):
+        return _identity_in_store(path)
     top = Path(path)
     try:
         found = top.stat()
@@ -296,6 +298,23 @@ def identity_of(path: str) -> str:
         return digest.hexdigest()
     except OSError:
         return "missing"
+
+
+def _identity_in_store(url: str) -> str:
+    from trajfile.containers.bucket import Bucket
+
+    digest = blake2b(digest_size=16)
+    found = 0
+    try:
+        bucket = Bucket(url)
+        for entry in islice(bucket.below(bucket.prefix), _MOST_ENTRIES):
+            found += 1
+            digest.update(f"{entry['path']}\0{entry['size']}\0{entry['e_tag']}\n".encode())
+        if bucket.prefix.suffix == ".safetensors":
+            return str(bucket.size(bucket.prefix))
+    except (TrajfileError, OSError):
+        return "missing"
+    return digest.hexdigest() if found else "missing"
 
 
 def _entries(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:

@@ -23,7 +23,8 @@ def inputs(paths: Iterable[str], *, stdin: Iterable[str] = ()) -> Iterator[str]:
     An argument is a trajectory or checkpoint folder; any other folder, which is searched for
     trajectories and checkpoint folders; a glob; ``@list.txt``, a text file with one such argument
     a line (blank lines and those after ``#`` skipped); or ``-``, the same from standard input. A
-    path that is not there is an input too: that it is missing is a finding.
+    path that is not there is an input too: that it is missing is a finding. Addresses ``s3://``
+    are looked at alike.
 
     Args:
         paths: The arguments.
@@ -56,6 +57,8 @@ def _found(paths: Iterable[str], stdin: Iterable[str]) -> Iterator[str]:
             raise UsageError("an input is empty; give the path of a run, a folder or @LIST")
         if path == "-":
             yield from _found(_lines(stdin), ())
+        elif path.lower().startswith("s3://"):
+            yield from _stored(path)
         elif path.startswith("@"):
             yield from _listed(Path(path[1:]))
         elif glob.has_magic(path) and not Path(path).exists():
@@ -89,6 +92,29 @@ def _lines(lines: Iterable[str]) -> Iterator[str]:
         text = line.strip()
         if text and not text.startswith("#"):
             yield text
+
+
+def _stored(url: str) -> Iterator[str]:
+    """Trajectories and folders of safetensors below an address of a store."""
+    from trajfile.containers.bucket import Bucket, Unreachable
+
+    name = url.rstrip("/").lower()
+    if name.endswith((*_SUFFIXES, ".safetensors")):
+        yield url
+        return
+    try:
+        bucket = Bucket(url)
+        folders, objects = bucket.entries(bucket.prefix)
+    except (Unreachable, OSError):
+        yield url  # that it cannot be looked at is a finding
+        return
+    root = bucket.url[: len(bucket.url) - len(str(bucket.prefix))]
+    held = any(entry["path"].endswith(".safetensors") for entry in objects)
+    if held or any("/checkpoint-" in f"/{folder}" for folder in folders) or not folders:
+        yield url
+    else:
+        for folder in folders:
+            yield from _stored(f"{root}{folder}")
 
 
 def _walked(top: str) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trajfile.containers.base import Array
 from trajfile.containers.full_disk import full_disk_as_resource_error
+from trajfile.containers.regular import open_regular, read_document, refuse_link
 
 PARTIAL = ".partial"
 
@@ -43,6 +46,35 @@ class Folder:
                     file.flush()
                     os.fsync(file.fileno())
             aside.replace(path)
+
+    def document(self, path: Path) -> bytes:
+        """A small file that is not a link, such as ``zarr.json``."""
+        return read_document(path)
+
+    def holds(self, path: Path) -> bool:
+        """Whether there is something, be it a link."""
+        return os.path.lexists(path)
+
+    def refuse_link(self, path: Path) -> None:
+        """Refuse a symbolic link, wherever it leads."""
+        refuse_link(path)
+
+    def look(self, path: Path) -> tuple[int, int]:
+        """The size of a file, and what of it is no hole; FileNotFoundError if there is none."""
+        found = path.lstat()
+        blocks = getattr(found, "st_blocks", None)
+        # File systems may keep small files without a block.
+        stored = found.st_size if blocks is None else min(found.st_size, max(512 * blocks, 4096))
+        return found.st_size, stored
+
+    def fetch(self, paths: Iterable[Path]) -> None:
+        """Nothing: files are at hand."""
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[io.FileIO]:
+        """Read a file at chosen places, never a link or a pipe."""
+        with io.FileIO(open_regular(path, follow=False)) as file:
+            yield file
 
     def make(self, path: Path) -> None:
         """Make a folder and those above it."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,22 @@ Bits = NDArray[np.generic]
 
 _ABSENT = 2**64 - 1
 _CRC_BYTES = 4
+
+
+class Readable(Protocol):
+    """What a shard is read from: a file, unbuffered, or an object of a store."""
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """Go to a place."""
+        ...
+
+    def read(self, size: int = ..., /) -> bytes | None:
+        """Bytes from there on."""
+        ...
+
+    def readinto(self, target: Any, /) -> int | None:
+        """Fill memory from there on."""
+        ...
 
 
 class ShardError(ValueError):
@@ -85,7 +100,7 @@ def encode_shard(rows: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
     yield crc32c(index).to_bytes(_CRC_BYTES, "little")
 
 
-def decode_shard(file: FileIO, layout: ShardLayout, top: int, left: int, out: Bits) -> None:
+def decode_shard(file: Readable, layout: ShardLayout, top: int, left: int, out: Bits) -> None:
     """Read a block of a shard into ``out``; every byte used is verified.
 
     Args:
@@ -116,7 +131,7 @@ def decode_shard(file: FileIO, layout: ShardLayout, top: int, left: int, out: Bi
             target[...] = chunk[top : top + rows, here.start - first : here.stop - first]
 
 
-def _read_index(file: FileIO, layout: ShardLayout) -> tuple[NDArray[np.uint64], int]:
+def _read_index(file: Readable, layout: ShardLayout) -> tuple[NDArray[np.uint64], int]:
     """The index, shape (chunks, 2) of offset and size, and where it begins."""
     index = np.empty((layout.chunks, 2), "<u8")
     end = file.seek(0, 2) - index.nbytes - _CRC_BYTES
@@ -128,7 +143,7 @@ def _read_index(file: FileIO, layout: ShardLayout) -> tuple[NDArray[np.uint64], 
     return index, end
 
 
-def _read_chunk(file: FileIO, offset: int, size: int, layout: ShardLayout, chunk: Bits) -> None:
+def _read_chunk(file: Readable, offset: int, size: int, layout: ShardLayout, chunk: Bits) -> None:
     flat = chunk.view(np.uint8)
     if layout.compression is None and size != flat.nbytes:
         raise ShardError(f"a chunk has {size} bytes where {flat.nbytes} are due")
@@ -147,11 +162,11 @@ def _read_chunk(file: FileIO, offset: int, size: int, layout: ShardLayout, chunk
             raise ShardError(str(error)) from error
 
 
-def _fill(file: FileIO, offset: int, target: NDArray[np.uint8]) -> None:
+def _fill(file: Readable, offset: int, target: NDArray[np.uint8]) -> None:
     file.seek(offset)
     if file.readinto(target.data) != target.nbytes:
         raise ShardError("the shard is truncated")
 
 
-def _stored_crc(file: FileIO) -> int:
+def _stored_crc(file: Readable) -> int:
     return int.from_bytes(file.read(_CRC_BYTES) or b"", "little")

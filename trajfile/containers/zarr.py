@@ -8,14 +8,17 @@ is missing, and follows symbolic links.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from trajfile.containers.bucket import Bucket, not_hdf5
+from trajfile.containers.folder import Folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.identity import Attributes, is_archive, new_identity, refuse_append
 from trajfile.containers.journal import Journal
-from trajfile.containers.regular import read_document
+from trajfile.containers.objects import Objects
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import MANIFEST, layout
 from trajfile.containers.writer_lock import claim_aside
@@ -106,11 +109,39 @@ def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:
         raise
 
 
-def read_identity(path: Path) -> Attributes:
+def open_remote(url: str) -> Journal:
+    """Open a Zarr trajectory in a store for reading.
+
+    Args:
+        url: ``s3://bucket/path/run.zarr``.
+
+    Returns:
+        The container; rows are read by requests for their ranges, several at a time.
+
+    Raises:
+        NotATrajectory: If there is nothing of ours.
+        Unreachable: If the store does not answer, or refuses to.
+        UsageError: If the address is none.
+    """
+    not_hdf5(url)
+    bucket = Bucket(url)
+    objects = Objects(bucket)
+    try:
+        where: Any = bucket.prefix
+        identity = read_identity(where, objects)
+        store = ZarrStore(where, identity, writable=False, power=False, objects=objects)
+        return Journal(store, writable=False, power=False)
+    except BaseException:
+        bucket.close()
+        raise
+
+
+def read_identity(path: Path, files: Folder | Objects | None = None) -> Attributes:
     """The root attributes that have the types they should have.
 
     Args:
         path: The folder.
+        files: What reads the files in it.
 
     Returns:
         The attributes.
@@ -119,10 +150,11 @@ def read_identity(path: Path) -> Attributes:
         NotATrajectory: If it is not the root of a Zarr v3 hierarchy.
         Damaged: If its creation was not finished.
     """
+    reader: Any = files or Folder(path, power=False)
     try:
-        document = msgspec.json.decode(read_document(path / DOCUMENT), type=GroupDocument)
+        document = msgspec.json.decode(reader.document(path / DOCUMENT), type=GroupDocument)
     except (FileNotFoundError, *INVALID_JSON) as error:
-        if isinstance(error, FileNotFoundError) and (path / MANIFEST / DOCUMENT).exists():
+        if isinstance(error, FileNotFoundError) and reader.holds(path / MANIFEST / DOCUMENT):
             raise Damaged(
                 f"{path} is being created, or its writer was killed before the first step: wait, "
                 "or delete it if no program is writing it",

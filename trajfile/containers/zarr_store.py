@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import shutil
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from trajfile.containers.base import Array
 from trajfile.containers.folder import Folder, sync_folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.identity import Attributes, check_identity, is_archive
-from trajfile.containers.regular import open_regular, read_document, refuse_link
+from trajfile.containers.objects import Objects
 from trajfile.containers.shards import ShardError, ShardLayout, decode_shard, encode_shard
 from trajfile.containers.store import SCALAR_VALUE, ArraySpec, chunk_width
 from trajfile.containers.writer_lock import WriterLock
@@ -52,6 +51,7 @@ class ZarrStore:
         writable: Whether to append.
         power: Whether files are forced to the disk.
         aside: Where the folder lies until `begin`, if it is being created.
+        objects: Where it lies, if that is in a store.
     """
 
     kind = "zarr"
@@ -64,13 +64,16 @@ class ZarrStore:
         writable: bool,
         power: bool,
         aside: Path | None = None,
+        objects: Objects | None = None,
     ):
-        self.path = str(path)
+        self.path = str(path) if objects is None else objects.bucket.url
         self.uuid, self.format_version = check_identity(identity, path)
         self.archive = is_archive(identity)
         self._root = aside or path
-        self._folder = Folder(self._root, power=power)
-        self._lock = WriterLock(self._root) if writable else None
+        self._aside = aside is not None
+        self._objects = objects
+        self._folder: Any = objects or Folder(self._root, power=power)
+        self._lock = WriterLock(self._root) if writable and objects is None else None
         self._writable = writable
         self._power = power
         self._documents: dict[str, dict[str, Any]] = {}
@@ -88,7 +91,7 @@ class ZarrStore:
         for part in spec.key.split("/")[:-1]:
             folder /= part
             self._folder.make(folder)
-            if not (folder / DOCUMENT).exists():
+            if not self._folder.holds(folder / DOCUMENT):
                 self._folder.put(folder / DOCUMENT, [msgspec.json.encode(group_document())])
         self._folder.make(self._root / spec.key)
         document = array_document(spec, compression, archive=self.archive)
@@ -169,6 +172,10 @@ class ZarrStore:
                     self._read_shard(key, band, shard, (first - top, start - left), part)
 
         bands = range(rows.start // lane.height, -(-rows.stop // lane.height))
+        if self._objects is not None:
+            for _ in self._objects.bucket.pool.map(read_band, bands):
+                pass
+            return
         if out.nbytes < _PARALLEL_BYTES or len(bands) == 1:
             for band in bands:
                 read_band(band)
@@ -202,11 +209,11 @@ class ZarrStore:
 
     def discard(self, key: str, rows: int) -> int:
         """Forget rows from ``rows`` on, and what a kill left half-written; count those of lanes."""
-        if self._document(key).shape[0] > rows and self._root == Path(self.path):
+        if self._document(key).shape[0] > rows and not self._aside:
             self.left_by_a_kill = True  # closing trims shapes
         self._rows[key] = rows
         if key in self._lanes:
-            dropped = self._folder.drop_chunks(
+            dropped: int = self._folder.drop_chunks(
                 self._root / key, -(-rows // self._lanes[key].height)
             )
             self.left_by_a_kill |= dropped > 0
@@ -232,14 +239,14 @@ class ZarrStore:
 
     def begin(self) -> None:
         """A new folder gets its name; readers may come from here on."""
-        path = Path(self.path)
-        if self._root == path:
+        if not self._aside:
             return
+        path = Path(self.path)
         if self._power:
             self._folder.sync_all()
         with full_disk_as_resource_error(path):
             self._root.rename(path)
-            self._root = path
+            self._root, self._aside = path, False
             self._folder = Folder(path, power=self._power)
             self._tables.clear()  # they know the old name
             if self._power:
@@ -249,7 +256,10 @@ class ZarrStore:
         """Take a creation back that failed."""
         self._writable = False
         self.close()
-        shutil.rmtree(self._root, ignore_errors=True)
+        if self._objects is not None:
+            self._objects.bucket.delete_all()
+        else:
+            shutil.rmtree(self._root, ignore_errors=True)
 
     def let_go(self) -> None:
         """After a failure to write: nothing is held open."""
@@ -262,7 +272,7 @@ class ZarrStore:
 
     def stored_bytes(self) -> int:
         """Size of all files in bytes."""
-        return self._folder.stored_bytes()
+        return int(self._folder.stored_bytes())
 
     def put_root(self, identity: Attributes) -> None:
         """Write the root's document, which makes the folder a trajectory."""
@@ -280,6 +290,8 @@ class ZarrStore:
                 self._trim()
         if self._lock is not None:
             self._lock.close()
+        if self._objects is not None:
+            self._objects.bucket.close()
 
     def _trim(self) -> None:
         for key, rows in self._rows.items():
@@ -293,8 +305,8 @@ class ZarrStore:
             try:
                 for group in groups:
                     self._check_group(group)
-                refuse_link(self._root / key)
-                raw = msgspec.json.decode(read_document(self._root / key / DOCUMENT))
+                self._folder.refuse_link(self._root / key)
+                raw = msgspec.json.decode(self._folder.document(self._root / key / DOCUMENT))
                 self._parsed[key] = msgspec.convert(raw, ArrayDocument)
             except FileNotFoundError as error:
                 raise self._damaged(key, "the array is missing", "CORE-007") from error
@@ -306,9 +318,11 @@ class ZarrStore:
     def _check_group(self, key: str) -> None:
         if key in self._groups:
             return
-        refuse_link(self._root / key)
+        self._folder.refuse_link(self._root / key)
         try:
-            msgspec.json.decode(read_document(self._root / key / DOCUMENT), type=GroupDocument)
+            msgspec.json.decode(
+                self._folder.document(self._root / key / DOCUMENT), type=GroupDocument
+            )
         except (FileNotFoundError, *INVALID_JSON) as error:
             raise self._damaged(key, "it has no valid zarr.json of a group", "ZR-003") from error
         self._groups.add(key)
@@ -323,6 +337,7 @@ class ZarrStore:
             chunk = self._document(key).chunk_shape
             self._tables[key] = ZarrTable(
                 self._root / key,
+                self._folder,
                 np.dtype(self._document(key).data_type).newbyteorder("<"),
                 (chunk[0], chunk[1] if len(chunk) > 1 else 1),
                 flat=len(chunk) == 1,
@@ -340,12 +355,10 @@ class ZarrStore:
     ) -> None:
         row = band * self._lanes[key].height + corner[0]
         try:
-            descriptor = open_regular(self._shard(key, band, shard), follow=False)
+            with self._folder.opened(self._shard(key, band, shard)) as file:
+                decode_shard(file, self._lanes[key], *corner, out)
         except FileNotFoundError as error:
             raise self._damaged(key, f"committed row {row} is missing", "SUM-002") from error
-        try:
-            with io.FileIO(descriptor) as file:
-                decode_shard(file, self._lanes[key], *corner, out)
         except ShardError as error:
             rule = "SUM-002" if error.missing else "SUM-003"
             raise self._damaged(key, f"in row {row}, {error}", rule) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.folder import Folder
-from trajfile.containers.regular import open_regular
+from trajfile.containers.objects import Objects
 from trajfile.containers.store import believable_bytes
 from trajfile.errors import FormatError
 
@@ -29,6 +27,7 @@ class ZarrTable:
 
     Args:
         folder: The array's folder.
+        files: What reads the files in it.
         dtype: Of its elements.
         chunk: Shape of a chunk, (rows, columns).
         flat: Whether the array has one dimension.
@@ -40,6 +39,7 @@ class ZarrTable:
     def __init__(
         self,
         folder: Path,
+        files: Folder | Objects,
         dtype: np.dtype[np.generic],
         chunk: tuple[int, int],
         *,
@@ -49,6 +49,7 @@ class ZarrTable:
         unsafe: Callable[[str], Exception],
     ):
         self._folder = folder
+        self._files = files
         self._dtype = dtype
         self._chunk = chunk
         self._flat = flat
@@ -78,12 +79,14 @@ class ZarrTable:
         across = max(1, -(-columns // width))
         wanted = rows * columns * self._dtype.itemsize
         if wanted > believable_bytes(0):
-            places = itertools.product(range(bands), range(min(across, _MAX_LOOKED_AT)))
-            if wanted > believable_bytes(sum(self._stored(place) for place in places)):
+            looked = itertools.product(range(bands), range(min(across, _MAX_LOOKED_AT)))
+            if wanted > believable_bytes(sum(self._stored(place) for place in looked)):
                 raise self._unsafe(f"shape ({rows}, {columns}) is far beyond the bytes stored")
         bits = np.full((rows, columns), self._fill, f"<u{self._dtype.itemsize}")
         out = bits.view(self._dtype)
-        for i, j in itertools.product(range(bands), range(across)):
+        places = list(itertools.product(range(bands), range(across)))
+        self._files.fetch(self._path(place) for place in places if place not in self._held)
+        for i, j in places:
             chunk = self._read((i, j))
             if chunk is not None:  # else columns that joined later
                 target = out[i * height : (i + 1) * height, j * width : (j + 1) * width]
@@ -135,7 +138,7 @@ class ZarrTable:
                 self._held[i, j] = chunk
                 self._changed.add((i, j))
 
-    def flush(self, folder: Folder) -> None:
+    def flush(self, folder: Folder | Objects) -> None:
         """Write the chunks that changed, and forget those that are full."""
         for index in sorted(self._changed):
             folder.put(self._path(index), [self._held[index]])
@@ -143,7 +146,7 @@ class ZarrTable:
         self._held = {index: chunk for index, chunk in self._held.items() if index[0] == last}
         self._changed.clear()
 
-    def truncate(self, folder: Folder, rows: int) -> None:
+    def truncate(self, folder: Folder | Objects, rows: int) -> None:
         """Delete the chunks that hold no row before ``rows``."""
         folder.drop_chunks(self._folder, -(-rows // self._chunk[0]))
 
@@ -161,37 +164,30 @@ class ZarrTable:
     def _read(self, index: Index) -> NDArray[np.generic] | None:
         if index in self._held:
             return self._held[index]
+        path, due = self._path(index), math.prod(self._chunk) * self._dtype.itemsize
         try:
-            descriptor = open_regular(self._path(index), follow=False)
+            size, stored = self._files.look(path)
+            with self._files.opened(path) as file:
+                if size == due and due > believable_bytes(stored):
+                    raise self._unsafe(f"chunk {index[0]} of {due} bytes is almost all holes")
+                chunk = np.empty(self._chunk if size == due else 0, self._dtype)
+                if size != due or file.readinto(chunk.reshape(-1).view(np.uint8).data) != due:
+                    raise self._damaged(f"chunk {index[0]} does not have {due} bytes")
         except FileNotFoundError:
             return None
-        due = math.prod(self._chunk) * self._dtype.itemsize
-        with io.FileIO(descriptor) as file:
-            found = os.fstat(descriptor)
-            if found.st_size == due and due > believable_bytes(_on_disk(found)):
-                raise self._unsafe(f"chunk {index[0]} of {due} bytes is almost all holes")
-            chunk = np.empty(self._chunk if found.st_size == due else 0, self._dtype)
-            if found.st_size != due or file.readinto(chunk.reshape(-1).view(np.uint8).data) != due:
-                raise self._damaged(f"chunk {index[0]} does not have {due} bytes")
         return chunk
 
     def _exists(self, index: Index) -> bool:
-        return index in self._held or os.path.lexists(self._path(index))
+        return index in self._held or self._files.holds(self._path(index))
 
     def _stored(self, index: Index) -> int:
         """Bytes of a chunk on the disk."""
         if index in self._held:
             return self._held[index].nbytes
         try:
-            return _on_disk(self._path(index).lstat())
+            return self._files.look(self._path(index))[1]
         except FileNotFoundError:
             return 0
 
     def _path(self, index: Index) -> Path:
         return self._folder / (f"c.{index[0]}" if self._flat else f"c.{index[0]}.{index[1]}")
-
-
-def _on_disk(file: os.stat_result) -> int:
-    """Bytes of a file that are no hole; file systems may keep small ones without a block."""
-    blocks = getattr(file, "st_blocks", None)
-    return file.st_size if blocks is None else min(file.st_size, max(512 * blocks, 4096))

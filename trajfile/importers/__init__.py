@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trajfile.containers import open_container
 from trajfile.containers.base import Container
-from trajfile.errors import UsageError
+from trajfile.errors import NotATrajectory, UsageError
 
 # The second is there before the first while a trajectory is being created.
 _ZARR_DOCUMENTS = ("zarr.json", "manifest/zarr.json")
@@ -56,6 +56,35 @@ def check_trust(*, untrusted: object, trust: bool) -> None:
             "--trust runs code that a file names, and --untrusted is for files of strangers: give "
             "one of them"
         )
+
+
+def open_url(url: str) -> Container:
+    """Open what lies in an S3-compatible store: a Zarr trajectory, or safetensors.
+
+    Args:
+        url: ``s3://bucket/path``.
+
+    Returns:
+        The container.
+
+    Raises:
+        NotATrajectory: If there is neither.
+        Unreachable: If the store does not answer, or refuses to.
+        UsageError: If the address is none, or the library for stores is not installed.
+    """
+    from trajfile.containers.bucket import not_hdf5
+    from trajfile.containers.zarr import open_remote
+    from trajfile.importers.remote import open_remote_checkpoints
+
+    not_hdf5(url)
+    if url.lower().endswith(".safetensors"):
+        return open_remote_checkpoints(url)
+    if url.rstrip("/").lower().endswith(".zarr"):
+        return open_remote(url)
+    try:
+        return open_remote(url)
+    except NotATrajectory:
+        return open_remote_checkpoints(url)
 
 
 def is_checkpoints(path: Path) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -130,6 +131,7 @@ class CheckpointContainer:
             )
         bits = bits_of(out)
         held = list(self._within(stream, lane, columns))
+        jobs: list[Callable[[], None]] = []
         for index, row in enumerate(range(rows.start, rows.stop)):
             for tensor, start, stop in held:
                 at = tensor.offset + start - columns.start
@@ -137,7 +139,9 @@ class CheckpointContainer:
                 if row < tensor.first_row:
                     target[:] = 0
                 else:
-                    table.rows[row][tensor.name].read(self._files, start, stop, target)
+                    place = table.rows[row][tensor.name]
+                    jobs.append(partial(place.read, self._files, start, stop, target))
+        self._files.each(jobs)
 
     def chunk_columns(self, stream: str, lane: str) -> int:
         """Width of a unit of reading: the lane, cut into equal parts of at most 262144."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +123,11 @@ class Files:
         out = np.empty(count, np.uint8)
         self.read(file, offset, out)
         return out.tobytes()
+
+    def each(self, jobs: Iterable[Callable[[], None]]) -> None:
+        """Do jobs that read, one after another."""
+        for job in jobs:
+            job()
 
     def close(self) -> None:
         """Close all files; reading is refused afterwards."""

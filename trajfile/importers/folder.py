@@ -76,7 +76,7 @@ def read_folder(path: Path, files: Files) -> Found:
         )
     _one_kind(path, chosen)
     checkpoints = [kind.read(entry, root, files) for entry, kind in chosen]
-    return _ordered(path, checkpoints, left_out)
+    return ordered(path, checkpoints, left_out)
 
 
 def _entries(path: Path, left_out: dict[str, list[str]]) -> Iterator[Path]:
@@ -118,8 +118,21 @@ def _one_kind(path: Path, chosen: Sequence[tuple[Path, Kind]]) -> None:
         )
 
 
-def _ordered(path: Path, checkpoints: list[Checkpoint], left_out: dict[str, list[str]]) -> Found:
-    """The checkpoints by their steps."""
+def ordered(path: Path, checkpoints: list[Checkpoint], left_out: dict[str, list[str]]) -> Found:
+    """Checkpoints by their steps.
+
+    Args:
+        path: Where they lie, for messages.
+        checkpoints: The checkpoints.
+        left_out: Names of entries that are not read, by the reason; more are added.
+
+    Returns:
+        What there is.
+
+    Raises:
+        NotATrajectory: If none holds a parameter.
+        Damaged: If the steps are not known, or contradict one another.
+    """
     if not any(checkpoint.params for checkpoint in checkpoints):
         hidden = any(map(_may_hide_some, checkpoints))
         raise NotATrajectory(

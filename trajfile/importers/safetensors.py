@@ -63,11 +63,15 @@ def read_safetensors(path: Path, root: Path, files: Files) -> Checkpoint:
     Returns:
         Its tensors' places.
     """
-    file = known(path, root)
+    return read_file(known(path, root), files)
+
+
+def read_file(file: File, files: Files) -> Checkpoint:
+    """A checkpoint in one file that was looked at already; see `read_safetensors`."""
     places, stated = read_header(file, files)
     params, left_out = parameters(places)
     return Checkpoint(
-        path=path,
+        path=file.path,
         params=params,
         files=(file,),
         kind="safetensors",
