@@ -226,7 +226,8 @@ class Measuring:
         results, done = [], 0
         for plan in plans:
             told = None if self.progress is None else _beyond(self.progress, done, total)
-            results.append((self.through or run_pass)(plan, self.trajectory.container, machine, told))
+            make = self.through or run_pass
+            results.append(make(plan, self.trajectory.container, machine, told))
             done += results[-1].bytes_read
         parts = [result.measurements for result in results]
         if how is not None:

@@ -48,7 +48,7 @@ def test_one_metric_and_one_glob_may_be_given_as_text():
     [
         ("", "is empty"),
         ("https://host/x.h5", "https://host/x.h5: remote runs are not supported"),
-        ("s3://bucket/x.zarr", "remote"),
+        ("gs://bucket/x.zarr", "remote"),
         (None, "None"),
         (3, "3"),
     ],
