@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import trajfile
-from tests.importers.frameworks import framework
+from tests.frameworks import framework
 from tests.importers.held import check_stream
 from trajfile.errors import FormatError, NotATrajectory, Unsafe
 

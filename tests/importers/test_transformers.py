@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import trajfile
-from tests.importers.frameworks import framework
+from tests.frameworks import framework
 from tests.importers.held import check_stream
 from trajfile.errors import Damaged, Unsafe
 

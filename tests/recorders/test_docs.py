@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import trajfile
-from tests.recorders.frameworks import framework
+from tests.frameworks import framework
 
 ROOT = Path(__file__).parents[2]
 

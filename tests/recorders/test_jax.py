@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import trajfile
+from tests.frameworks import framework
 from tests.recorders.by_hand import Rows, check_recorded
-from tests.recorders.frameworks import framework
 from trajfile.recorders import RecordingWarning, Schedule
 
 jax = framework("jax", "optax")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import trajfile
+from tests.frameworks import framework
 from tests.recorders.by_hand import Rows, arrays, batch, check_recorded, net
-from tests.recorders.frameworks import framework
 from trajfile.recorders import Schedule
 
 transformers = framework("transformers", "accelerate")

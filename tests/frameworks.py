@@ -9,18 +9,35 @@ from types import ModuleType
 
 import pytest
 
+#: What imports torchvision if it is installed, with no need of it.
+_WITH_TORCHVISION = {"lightning", "transformers"}
 
-def framework(name: str) -> ModuleType:
-    """A framework, imported without its own warnings; the test is skipped if it is absent."""
+
+def framework(name: str, *beside: str) -> ModuleType:
+    """A framework, imported without its own warnings.
+
+    Args:
+        name: Its module.
+        *beside: Others that must be there too.
+
+    Returns:
+        The module; the tests are skipped if one of them is absent.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if name in {"lightning", "transformers"}:
+        if name.split(".")[0] in _WITH_TORCHVISION:
             _hide_a_torchvision_that_does_not_load()
+        for other in beside:
+            pytest.importorskip(other)
         return pytest.importorskip(name)
 
 
 def _hide_a_torchvision_that_does_not_load() -> None:
-    """Both import torchvision if it is there; built for another PyTorch, it takes them down."""
+    """Take a torchvision that is built for another PyTorch out of sight.
+
+    curvlinops brings torchvision along. Built for CUDA, it cannot be imported beside a PyTorch for
+    the CPU, and takes down what imports it because it is there.
+    """
     try:
         import torchvision  # noqa: F401
     except (ImportError, RuntimeError):
