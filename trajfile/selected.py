@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import msgspec
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from trajfile.containers.base import Array, Commit, Container
 from trajfile.errors import UsageError
 from trajfile.gather import gather, stretches
+from trajfile.in_force import Series, with_rates
 from trajfile.schema import NOT_YET, Manifest, StreamSpec, TensorSpec
 from trajfile.selection import StepSlice, select_tensors
 
@@ -19,14 +21,16 @@ class Selected:
     """A selection of a container, read-only and nothing copied.
 
     Commits, rows and scalars at other steps are left out, and so are other tensors, the streams
-    and groups that then have none, and nothing else. A tensor's first row is the first selected
-    one that holds it; one that joined only later is declared, and not recorded.
+    and groups that then have none, and nothing else; but learning rates that were recorded at such
+    a step and are in force at a selected one stand there. A tensor's first row is the first
+    selected one that holds it; one that joined only later is declared, and not recorded.
 
     Args:
         container: The trajectory.
         params: Globs over tensor names, applied to every stream; None selects all.
         steps: Which steps.
         metadata: What takes the place of its metadata.
+        rates: Learning rates of steps left out that are in force in it; see `in_force`.
 
     Raises:
         UsageError: If a glob matches nothing or no step is recorded.
@@ -38,6 +42,7 @@ class Selected:
         params: list[str] | None,
         steps: StepSlice,
         metadata: dict[str, object],
+        rates: Mapping[str, Series],
     ):
         self._container = container
         self.kind, self.path, self.uuid = container.kind, container.path, container.uuid
@@ -55,7 +60,7 @@ class Selected:
                 f"{commits[-1, 1]}"
             )
         self._commits[:, 0] = np.arange(len(self._commits))
-        self._steps = steps
+        self._steps, self._rates = steps, rates
         self._source = source
         streams = (self._table(stream, chosen) for stream in source.streams)
         groups = {
@@ -95,7 +100,10 @@ class Selected:
         """Steps, shape (rows,), and values, shape (rows, names), at the selected steps."""
         steps, values = self._container.scalars()
         chosen = self._steps(steps)
-        return steps[chosen], np.ascontiguousarray(values[chosen])
+        steps, values = steps[chosen], np.ascontiguousarray(values[chosen])
+        if not self._rates:
+            return steps, values
+        return with_rates(steps, values, self._source.scalars, self._rates)
 
     def read(self, stream: str, lane: str, rows: slice, columns: slice, out: Array) -> None:
         """Read a block of the selection; see `trajfile.containers.base.Container`."""

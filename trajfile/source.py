@@ -12,6 +12,7 @@ import msgspec
 
 from trajfile.consecutive import Consecutive
 from trajfile.containers.base import Container
+from trajfile.in_force import in_force
 from trajfile.schema import Manifest
 from trajfile.selected import Selected
 from trajfile.selection import StepSlice, as_texts
@@ -59,7 +60,7 @@ def source_of(
     """
     globs = None if params is None else as_texts(params)
     chosen = StepSlice.parse(steps)
-    facts = {
+    facts: dict[str, Any] = {
         "sources": [_facts(container) for container in containers],
         "params": globs,
         "steps": str(chosen),
@@ -67,9 +68,14 @@ def source_of(
     view: Container = containers[0] if len(containers) == 1 else Consecutive(containers)
     uuid = view.uuid
     if not (len(containers) == 1 and globs is None and chosen == StepSlice()):
+        rates = in_force(view, chosen)
+        carried = {name: len(at) for name, (at, _) in rates.items()}
+        if carried:
+            facts["carried"] = carried
         # Derived and not drawn, so that a conversion done again gives the same trajectory.
         uuid = str(uuid5(NAMESPACE_URL, "trajfile:" + msgspec.json.encode(facts).decode()))
-        view = Selected(view, globs, chosen, _provenance(containers, view, globs, chosen))
+        said = _provenance(containers, view, globs, chosen, carried)
+        view = Selected(view, globs, chosen, said, rates)
     written_by = view.manifest().software
     software = f"trajfile {__version__}" + (f", converted from {written_by}" if written_by else "")
     if written_by.startswith(f"trajfile {__version__}"):
@@ -88,7 +94,11 @@ def _facts(container: Container) -> dict[str, Any]:
 
 
 def _provenance(
-    containers: Sequence[Container], view: Container, globs: list[str] | None, steps: StepSlice
+    containers: Sequence[Container],
+    view: Container,
+    globs: list[str] | None,
+    steps: StepSlice,
+    carried: dict[str, int],
 ) -> dict[str, Any]:
     """The metadata, with a record of what this is of after those that are there."""
     metadata = dict(view.manifest().metadata)
@@ -98,5 +108,7 @@ def _provenance(
         record["steps"] = str(steps)
     if globs is not None:
         record["params"] = globs
+    if carried:
+        record["carried"] = carried
     metadata[CONVERTED_FROM] = [*(before if isinstance(before, list) else []), record]
     return metadata

@@ -155,6 +155,58 @@ def test_an_analysis_of_a_slice_is_that_of_the_selection(tmp_path: Path) -> None
     assert found["metrics"] == wanted["metrics"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "carried"),
+    [
+        ("6:20", {"learning_rate": {6: 0.2, 13: 0.05}, "learning_rate/1": {6: 3.0}}),
+        ("4:20", {"learning_rate": {4: 0.2, 13: 0.05}, "learning_rate/1": {4: 3.0}}),
+        ("::7", {"learning_rate": {0: 0.1, 7: 0.2, 14: 0.05}, "learning_rate/1": {7: 3.0}}),
+        ("14:16", {"learning_rate": {14: 0.05}, "learning_rate/1": {14: 3.0}}),
+    ],
+)
+def test_a_learning_rate_recorded_before_a_slice_is_in_force_in_it(
+    tmp_path: Path, steps: str, carried: dict[str, dict[int, float]]
+) -> None:
+    rates = {0: {"learning_rate": 0.1}, 4: {"learning_rate": 0.2}, 13: {"learning_rate": 0.05}}
+    rates[3] = {"learning_rate/1": 3.0}
+    with trajfile.Writer(tmp_path / "run.h5") as writer:
+        for step in range(20):
+            loss = {"loss": float(step)} if step % 5 == 0 else {}
+            writer.append(step, params=theta(step), scalars={**loss, **rates.get(step, {})})
+    out = tmp_path / "slice.zarr"
+    trajfile.convert(tmp_path / "run.h5", out, steps=steps)
+    with trajfile.open(tmp_path / "run.h5") as whole, trajfile.open(out) as part:
+        for name, expected in carried.items():
+            found = part.scalars[name]
+            assert dict(zip(found[0].tolist(), found[1].tolist(), strict=True)) == expected
+        kept = part.steps("params")
+        in_whole = whole.header().learning_rate_at(kept)
+        np.testing.assert_array_equal(part.header().learning_rate_at(kept), in_whole, strict=True)
+        at, losses = part.scalars["loss"]
+        assert at.tolist() == [k for k in kept.tolist() if k % 5 == 0] == losses.tolist()
+        new = {
+            name: sum(step not in rates or name not in rates[step] for step in expected)
+            for name, expected in carried.items()
+        }
+        said = part.manifest.metadata["converted_from"][0].get("carried", {})
+        assert said == {name: count for name, count in new.items() if count}
+    assert not [f for f in trajfile.validate(out, deep=True) if f.severity == "error"]
+
+
+def test_what_metrics_say_of_a_slice_with_a_learning_rate_before_it(tmp_path: Path) -> None:
+    with trajfile.Writer(tmp_path / "run.h5", groups={"scale_invariant": ["w"]}) as writer:
+        for step in range(20):
+            scalars = {"learning_rate": 0.25} if step == 0 else {}
+            weight = np.cos(np.arange(6) + step / 7)
+            writer.append(step, params={"w": weight}, scalars=scalars)
+    trajfile.convert(tmp_path / "run.h5", tmp_path / "slice.h5", steps="5:")
+    wanted = trajfile.analyze(tmp_path / "run.h5", ["elr"], device="cpu", steps="5:")
+    found = trajfile.analyze(tmp_path / "slice.h5", ["elr"], device="cpu")
+    assert found.metrics["elr"].summary["elr_first"] is not None
+    assert found.metrics["elr"].summary == wanted.metrics["elr"].summary
+    assert found.metrics["elr"].series == wanted.metrics["elr"].series
+
+
 def recorded(path: Path, steps: range, *, every: int = 1, **stated: object) -> Path:
     with trajfile.Writer(path, **stated) as writer:
         for step in steps:
