@@ -42,6 +42,7 @@ class Committer(Generic[Item]):
         self._several = several
         self._limit = limit
         self._held = 0
+        self._unfinished = 0  # commits; some of them hold no bytes
         self._queue: deque[tuple[int, Item]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -66,17 +67,20 @@ class Committer(Generic[Item]):
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self._error is not None or self._held == 0 or self._held + nbytes <= self._limit
+                    self._error is not None
+                    or self._unfinished == 0
+                    or self._held + nbytes <= self._limit
                 )
             )
             if self._error is not None:
                 self._raised = True
                 raise self._error
             self._held += nbytes
+            self._unfinished += 1
         try:
             commit = pack()
         except BaseException:
-            self._release(nbytes)
+            self._release(nbytes, 1)
             raise
         with self._changed:
             self._queue.append((nbytes, commit))
@@ -94,7 +98,7 @@ class Committer(Generic[Item]):
             BaseException: Whatever a commit failed with, unless it has been raised already.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or self._held == 0)
+            self._changed.wait_for(lambda: self._error is not None or self._unfinished == 0)
             if self._error is not None and not self._raised:
                 self._raised = True
                 raise self._error
@@ -117,9 +121,10 @@ class Committer(Generic[Item]):
             self._changed.notify_all()
         self._thread.join()
 
-    def _release(self, nbytes: int) -> None:
+    def _release(self, nbytes: int, commits: int) -> None:
         with self._changed:
             self._held -= nbytes
+            self._unfinished -= commits
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -146,5 +151,6 @@ class Committer(Generic[Item]):
                     self._queue.clear()
                     self._changed.notify_all()
                 return
+            count = len(taken)
             taken.clear()  # before their bytes count as free
-            self._release(nbytes)
+            self._release(nbytes, count)

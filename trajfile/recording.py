@@ -35,6 +35,10 @@ from trajfile.schema import (
     check_manifest,
 )
 
+#: What a queued commit and each of its scalars take in memory beside rows, roughly.
+_BYTES_A_COMMIT = 2**10
+_BYTES_A_NUMBER = 2**7
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -232,8 +236,9 @@ class Pending:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its rows once packed."""
-        return sum(self.manifest.by_name[s].row_bytes * self._rows(s) for s in self.arrays)
+        """Bytes of its rows once packed, and about what its numbers and it itself take."""
+        rows = sum(self.manifest.by_name[s].row_bytes * self._rows(s) for s in self.arrays)
+        return rows + _BYTES_A_COMMIT + _BYTES_A_NUMBER * len(self.scalars)
 
     def pack(self, lease: Lease) -> Commit:
         """Copy the tensors into rows, bit for bit; the caller's memory is free afterwards.

@@ -344,6 +344,7 @@ class Writer:
             if self._queue is not None and self._queue.failed:
                 self._queue.close()
                 self._queue = None
+                self._pool = Pool(self._queue_bytes)  # what was dropped is never given back
                 self._recording = self._committed
             raise
 

@@ -12,6 +12,7 @@ import pytest
 import trajfile
 from trajfile.background import Committer
 from trajfile.containers.base import Commit
+from trajfile.containers.journal import Journal
 
 
 @pytest.fixture(params=[".h5", ".zarr"])
@@ -122,6 +123,60 @@ def test_a_failed_commit_surfaces_at_close_if_nothing_is_appended_after_it():
     with pytest.raises(OSError, match="no space left") as caught:
         queue.close()
     assert caught.value is failure
+
+
+def test_flush_waits_for_steps_that_hold_scalars_alone(path, monkeypatch):
+    append_some, gate = Journal.append_some, threading.Event()
+
+    def slow(journal, commits):
+        gate.wait(10)
+        return append_some(journal, commits)
+
+    monkeypatch.setattr(Journal, "append_some", slow)
+    with trajfile.Writer(path, background=True) as writer:
+        for step in range(5):
+            writer.append(step, scalars={"loss": float(step)})
+        assert writer.committed_step is None
+        threading.Timer(0.05, gate.set).start()
+        writer.flush()
+        assert writer.committed_step == 4
+
+
+def test_the_queue_is_bounded_for_steps_that_hold_scalars_alone(path, monkeypatch):
+    append_some, gate = Journal.append_some, threading.Event()
+
+    def slow(journal, commits):
+        gate.wait(10)
+        return append_some(journal, commits)
+
+    monkeypatch.setattr(Journal, "append_some", slow)
+    with trajfile.Writer(path, background=True, queue_bytes=20_000) as writer:
+        threading.Timer(0.2, gate.set).start()
+        for step in range(100):
+            assert gate.is_set() or step < 20, "all of it was queued"
+            writer.append(step, scalars={"loss": float(step)})
+
+
+def test_memory_of_steps_that_a_failure_dropped_is_not_counted_for_ever(path, monkeypatch):
+    append_some, gate = Journal.append_some, threading.Event()
+
+    def fails(journal, commits):
+        gate.wait(10)
+        raise trajfile.ResourceError("no space left")
+
+    row = {"w": np.ones(1000, np.float32)}
+    with trajfile.Writer(path, background=True) as writer:
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "append_some", fails)
+            for step in range(100):
+                writer.append(step, params=row)
+            gate.set()
+            with pytest.raises(trajfile.ResourceError):
+                writer.flush()
+        assert Journal.append_some is append_some
+        writer.append(0, params=row)
+        writer.flush()
+        assert writer._pool.nbytes == 4000
 
 
 FILLS_THE_DISK = """
