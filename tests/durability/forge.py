@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,25 @@ def forked(work: Callable[[Callable[[str], None]], None], after: float | None = 
 
 
 def record(run: Run, path: Path, life: int, say: Callable[[str], None], **more: Any) -> None:
-    """Record from wherever the file ends to the last step, saying what is committed."""
+    """Record from wherever the file ends to the last step, saying what is committed.
+
+    A thread has to wait for the end of each group, so that it always makes the same calls.
+    """
     writer = run.writer(path, **more)
     start = 0 if writer.committed_step is None else writer.committed_step + 1
     say(f"opened {start}")
+    waiting = ExitStack()
     for step in range(start, run.steps):
         say(f"begun {step}")
         writer.append(step, **run.arguments(step, life))
-        if step % 3 == 2:
+        if writer._queue is None or step == start or step % run.group == run.group - 1:
+            waiting.close()
             writer.flush()
+            if writer._queue is not None:
+                waiting.enter_context(writer._queue._changed)
         if writer.committed_step is not None:
             say(f"durable {writer.committed_step}")
+    waiting.close()
     writer.flush()
     say(f"durable {writer.committed_step}")
     writer.close()

@@ -29,6 +29,8 @@ class Run:
         growing: Whether tensors and scalars join on the way.
         steps: Steps in all.
         width: Elements of the largest tensor.
+        group: How many steps are appended between two flushes.
+        sampled: Every how many steps there are gradient samples.
     """
 
     suffix: str
@@ -38,6 +40,8 @@ class Run:
     growing: bool = True
     steps: int = 5
     width: int = 1500
+    group: int = 3
+    sampled: int = 2
 
     @property
     def name(self) -> str:
@@ -95,7 +99,7 @@ class Run:
         if self.everything:
             given["gradients"], given["updates"] = bits(), bits()
             given["optimizer"] = {"exp_avg": bits(), "exp_avg_sq": bits()}
-            if step % 2 == 0:
+            if step % self.sampled == 0:
                 given["gradient_samples"] = bits(2)
         return given
 
@@ -106,6 +110,12 @@ MATRIX = [
     for suffix, compression, background, everything, growing in product(
         (".h5", ".zarr"), (None, "zstd"), (False, True), (True, False), (True, False)
     )
+]
+
+#: Steps that are alike and wait for one another, so that a thread commits many at once.
+TOGETHER = [
+    Run(suffix, compression, background=True, steps=14, group=14, sampled=100)
+    for suffix, compression in product((".h5", ".zarr"), (None, "zstd"))
 ]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.durability.conftest import Forge
-from tests.durability.runs import MATRIX, Run
+from tests.durability.runs import MATRIX, TOGETHER, Run
 from tests.durability.shim import KILL, TEAR
 
 SIGKILL = 9
@@ -26,8 +26,7 @@ SIGKILL = 9
 
 def kill_points(forge: Forge, run: Run, count: int, seed: int) -> list[dict[str, Any]]:
     """So many different kill points of a recording, spread over it; all, if there are fewer."""
-    # A background thread makes the same calls.
-    calls = calls_of(forge, replace(run, background=False))
+    calls = calls_of(forge, run)
     points = [{"action": action, "at": at} for at in range(1, calls + 1) for action in (KILL, TEAR)]
     return sorted(
         random.Random(seed).sample(points, min(count, len(points))), key=lambda point: point["at"]
@@ -64,6 +63,29 @@ def test_killed_at_a_write(forge: Forge, capsys: pytest.CaptureFixture[str]) -> 
     survived = kill_at_writes(forge, 64)
     assert survived >= 64
     report(capsys, "killed at a write", survived)
+
+
+def kill_among_several(forge: Forge, total: int) -> int:
+    """Killed at the calls that commit many steps at once, which are the last ones."""
+    survived = 0
+    for number, run in enumerate(TOGETHER):
+        one_by_one = calls_of(forge, replace(run, background=False))
+        assert calls_of(forge, run) < 0.95 * one_by_one, "nothing was committed together"
+        late = calls_of(forge, run) * 2 // 3
+        points = [p for p in kill_points(forge, run, 10**6, number) if p["at"] > late]
+        for kill in random.Random(number).sample(points, min(len(points), total // len(TOGETHER))):
+            survives(forge, run, [kill])
+            survived += 1
+    return survived
+
+
+def test_killed_among_several(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    report(capsys, "killed while several steps were committed", kill_among_several(forge, 16))
+
+
+@pytest.mark.slow
+def test_killed_anywhere_among_several(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    report(capsys, "killed while several steps were committed", kill_among_several(forge, 400))
 
 
 @pytest.mark.slow

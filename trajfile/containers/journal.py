@@ -419,10 +419,12 @@ class Journal:
         if len(table) > last + 1:
             # Records got there although writing them failed. They must not speak for rows that
             # are about to be written over.
-            unmade = table[last + 1 :].copy()
-            unmade[:, -1] = 0  # this alone: what is left of a kill is told by it
-            self._store.save(COMMITS, last + 1, unmade)
-            self._hand_over([COMMITS])
+            # The last first: a kill in between must leave no valid one behind one that is not.
+            for seq in reversed(range(last + 1, len(table))):
+                unmade = table[seq : seq + 1].copy()
+                unmade[:, -1] = 0  # this alone: what is left of a kill is told by it
+                self._store.save(COMMITS, seq, unmade)
+                self._hand_over([COMMITS])
         self._discard()
         self._uncertain = False
 

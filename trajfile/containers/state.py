@@ -109,7 +109,8 @@ def _load_table(store: ArrayStore) -> tuple[NDArray[np.uint64], list[int]]:
         table = store.load(COMMITS).astype(np.uint64)
         valid = valid_records(table)
         count = len(valid) if valid.all() else int(np.argmin(valid))
-        if count == len(valid) or not table[count, -1] or patience is None:
+        torn = count < len(valid) and (table[count, -1] or valid[count:].any())
+        if not torn or patience is None:
             break
         time.sleep(patience)  # it may have been met in the middle of being written
     if count < len(valid) and table[count, -1] and not valid[count:].any():
