@@ -10,9 +10,11 @@ from tests.recorded import plan_for, recorded
 from tests.twin import Dense, measure
 from tests.unit.test_engine import EVERYTHING, SHAPES, agree, walk
 from trajfile.containers import checksum
+from trajfile.engine import tables
 from trajfile.engine.device import Machine
 from trajfile.engine.fused import Fused, kernels
 from trajfile.engine.needs import Inner, SampleGram
+from trajfile.engine.program import make_program
 from trajfile.engine.shares import Shares
 from trajfile.engine.stream import run_pass
 
@@ -65,6 +67,39 @@ def test_compiled_products_are_those_of_the_twin(dtype, width, budget, monkeypat
     assert any(done)
     assert (len(plan.blocks) > 1) == (budget == 500_000)
     agree(found, measure(dense, NEEDS), 1e-5)
+
+
+def test_no_product_comes_before_its_first_row_or_after_rows_that_are_formed(monkeypatch):
+    """In a later block of time the rows before are no longer in memory, nor in the tables."""
+    made = []
+
+    def noted(*args):
+        made.append(make_program(*args))
+        return made[-1]
+
+    monkeypatch.setattr("trajfile.engine.fused.make_program", noted)
+    _, plan, _ = compiled(run(ml_dtypes.bfloat16, 90), NEEDS, budget=700_000)
+    assert len(plan.blocks) > 1
+    several = False
+    for program in made:
+        starts = program.ops[:, tables.OP_START]
+        several |= bool((starts[program.ops[:, tables.OP_LAGS] > 1] > 0).any())
+        assert (program.due >= starts).all()
+        assert (np.diff(program.due, axis=0) >= 0).all()
+        for op, due in zip(program.ops, program.due.T, strict=True):
+            for form, formed in zip(program.forms, program.formed.T, strict=True):
+                first = form[tables.FORM_INTO]
+                count = int(formed[-1])
+                for column, lag in (
+                    (tables.OP_LEFT, 0),
+                    (tables.OP_RIGHT, op[tables.OP_FIRST_LAG] + op[tables.OP_LAGS] - 1),
+                ):
+                    row = op[column] + op[tables.OP_START] + lag
+                    if first <= row < first + count:
+                        here = due > op[tables.OP_START]
+                        last = np.minimum(op[column] + due - 1 + lag, first + count - 1)
+                        assert (last < first + formed)[here].all()
+    assert several
 
 
 def test_other_dtypes_beside_are_multiplied_the_general_way(monkeypatch):

@@ -201,7 +201,8 @@ class _Maker:
 
     def _due(self, blocks: int, formed: Index) -> Index:
         """The left row that each product has come to after each step block."""
-        due = np.zeros((blocks, len(self.ops)), np.int64)
+        # Where nothing is due, a product stays at its first row.
+        due = np.array([[op[t.OP_START] for op in self.ops]] * blocks, np.int64)
         for number, op in enumerate(self.ops):
             left, right, origin = self.sides[number]
             start, stop = op[t.OP_START], self.stops[number]
