@@ -104,7 +104,19 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
             findings.extend(part)
         except FormatError as error:  # this part cannot be read; the others still can
             findings.append(broken(error))
+    if deep and isinstance(container, Journal):
+        findings += _overlooked(container, findings)
     return findings
+
+
+def _overlooked(container: Journal, found: list[Finding]) -> list[Finding]:
+    """Damage of lanes that reading them in this order has not shown."""
+    places = {finding.evidence.get("location") for finding in found}
+    return [
+        broken(error)
+        for error in container.damaged_lanes()
+        if error.location.removesuffix(".joined") not in places
+    ]
 
 
 def _rows(container: Container, stream: str) -> Iterator[Finding]:

@@ -31,6 +31,16 @@ class ContainerContract:
         Expected.of(EVERY_DTYPE, []).check(container)
         container.close()
 
+    def test_closing_twice_does_nothing(self, tmp_path: Path) -> None:
+        container = self.make(tmp_path, EVERY_DTYPE)
+        container.append(every_dtype_run()[0])
+        for writable in (False, True, False):
+            container.close()
+            container.close()
+            container = self.again(container, writable=writable)
+        Expected.of(EVERY_DTYPE, every_dtype_run()[:1]).check(container)
+        container.close()
+
     def test_gives_back_every_bit_of_every_dtype(self, tmp_path: Path) -> None:
         container = self.make(tmp_path, EVERY_DTYPE)
         commits = every_dtype_run()

@@ -356,11 +356,14 @@ def test_a_run_that_is_open_for_reading_is_not_called_damaged(path):
         writer.append(1, params=theta(1))
 
 
-def test_a_writer_that_was_closed_says_so(h5):
-    writer = trajfile.Writer(h5)
+@pytest.mark.parametrize("background", [False, True])
+def test_a_writer_that_was_closed_says_so(path, background):
+    writer = trajfile.Writer(path, background=background)
     writer.append(0, params=theta(0))
     writer.close()
     writer.close()
+    with writer:
+        pass
     assert "closed" in repr(writer)
     with pytest.raises(trajfile.UsageError, match="closed"):
         writer.append(1, params=theta(1))

@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 import h5py
 from h5py import h5d, h5g, h5l, h5s, h5z
 
+from trajfile.containers.hdf5_index import walk
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.hdf5_view import ClosedView
 from trajfile.containers.regular import open_regular
@@ -155,7 +156,7 @@ def _look_through(file: h5py.File) -> None:
                     seen.add(info.objno)
                     pending.append(h5g.open(group, raw))
                 elif info.type == h5g.DATASET:
-                    h5d.open(group, raw).get_storage_size()
+                    walk(h5d.open(group, raw))
 
 
 def check_links(file: h5py.File, path: Path) -> None:

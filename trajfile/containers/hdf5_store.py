@@ -23,6 +23,7 @@ from trajfile.containers.folder import sync_folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.hdf5_attributes import read_text
 from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
+from trajfile.containers.hdf5_index import damaged_indexes
 from trajfile.containers.hdf5_lanes import Lane, in_memory, select
 from trajfile.containers.hdf5_open import check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
@@ -36,7 +37,7 @@ from trajfile.containers.store import (
 )
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.dtypes import bits_of
-from trajfile.errors import Damaged, ResourceError, Unsafe
+from trajfile.errors import Damaged, FormatError, ResourceError, Unsafe
 
 
 def joined_key(key: str) -> str:
@@ -107,9 +108,13 @@ class Hdf5Store:
         In single-writer mode the library takes damage for a write in progress, and looks again
         and again, for hours.
         """
-        for key, dataset in self._datasets.items():
-            with failures_as_damage(self._path, f"/{key}"):
-                self._stored(dataset)
+        for error in damaged_indexes(self._datasets, self._path):
+            raise error
+
+    def damaged_lanes(self) -> Iterator[FormatError]:
+        """Walk the chunk index of every lane and yield the damage."""
+        lanes = {key: self._datasets[key] for key in self._readers}
+        return damaged_indexes(lanes, self._path)
 
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
@@ -170,7 +175,11 @@ class Hdf5Store:
         out = np.empty(wanted, dtype)
         if out.size:
             space = select(dataset, tuple(slice(0, n) for n in wanted))
-            dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
+            try:
+                dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
+            finally:
+                if not self._writable:
+                    dataset.refresh()  # so that no other array is read through its index
         return out
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:

@@ -7,7 +7,7 @@ that record or the one before it in force.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -38,7 +38,7 @@ from trajfile.containers.store import (
     stream_key,
 )
 from trajfile.dtypes import bits_of
-from trajfile.errors import TrajfileError, UsageError
+from trajfile.errors import FormatError, TrajfileError, UsageError
 from trajfile.schema import ABSENT_BITS, Manifest, Rewind, StreamSpec
 
 
@@ -63,6 +63,7 @@ class Journal:
         self._store = store
         self._power = power
         self._open_for_append = writable
+        self._closed = False
         self._uncertain = False  # whether the store may hold part of an append that failed
         self._table, self._commits, self._manifest, self._record = load_state(store)
         store.expect(layout(self._manifest))
@@ -162,6 +163,10 @@ class Journal:
     def chunk_columns(self, stream: str, lane: str) -> int:
         """Width in columns of the unit in which the lane is stored and verified."""
         return self._store.chunk_columns(stream_key(stream, lane))
+
+    def damaged_lanes(self) -> Iterator[FormatError]:
+        """Damage of where chunks of lanes lie, which reading shows in some orders only."""
+        return self._store.damaged_lanes()
 
     def stored_bytes(self) -> int:
         """Size on disk in bytes."""
@@ -283,9 +288,11 @@ class Journal:
         return taken
 
     def close(self) -> None:
-        """Release the files; after appending, leave them cleanly closed."""
+        """Release the files; after appending, leave them cleanly closed. Once; then do nothing."""
         self._open_for_append = False
-        self._store.close()
+        if not self._closed:
+            self._closed = True
+            self._store.close()
 
     def _write(self, commits: Sequence[Commit], revised: Manifest) -> list[Record]:
         """Write the rows of all commits, then all of their records."""

@@ -8,7 +8,7 @@ its own checksum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Array
+from trajfile.errors import FormatError
 from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 
 #: A chunk of a lane holds at most this many elements of one row.
@@ -226,6 +227,14 @@ class ArrayStore(Protocol):
 
     def revive(self) -> None:
         """Be ready to go on, from what is on the disk."""
+        ...
+
+    def damaged_lanes(self) -> Iterator[FormatError]:
+        """Walk what says where the chunks of lanes lie, and yield what is wrong.
+
+        For damage that shows or not by what was read before. Only a store opened for reading is
+        asked, and only after all lanes were read.
+        """
         ...
 
     def stored_bytes(self) -> int:
