@@ -65,7 +65,12 @@ def open_trajectory(
 
         outline = ask("open", path, limits(untrusted)).outline
         return Trajectory(outlined(outline, path))
-    return Trajectory(open_source(path, trust=trust))
+    container = open_source(path, trust=trust)
+    try:
+        return Trajectory(container)
+    except BaseException:
+        container.close()
+        raise
 
 
 @contextmanager

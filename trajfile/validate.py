@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from trajfile.errors import FormatError, NotATrajectory
 from trajfile.importers import check_trust, open_source
 from trajfile.importers.remarks import remarks
 from trajfile.paths import local_path
+from trajfile.reader import open_trajectory
 from trajfile.report import Finding, Value
 from trajfile.rules import broken, finding, rank
 from trajfile.scan import scan
@@ -70,9 +72,30 @@ def validate(
     except FormatError as error:
         return [broken(error)]
     try:
-        return sorted(check(container, deep=deep), key=rank)
+        findings = check(container, deep=deep)
     finally:
         container.close()
+    if isinstance(container, Journal) and all(one.severity != "error" for one in findings):
+        findings += _opening(path)
+    return sorted(findings, key=rank)
+
+
+def _opening(path: Path) -> Iterator[Finding]:
+    """What opening refuses that looking has not found.
+
+    It reads keys first and scalars last. In HDF5 that order decides where indexes claim each
+    other's blocks.
+
+    Args:
+        path: The file or folder, not open any more.
+
+    Yields:
+        Up to one finding.
+    """
+    try:
+        open_trajectory(path).close()
+    except FormatError as error:
+        yield broken(error)
 
 
 def check(container: Container, *, deep: bool = False) -> list[Finding]:

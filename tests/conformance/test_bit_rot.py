@@ -30,25 +30,30 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("name", "compression", "make"), FORMS)
-def test_some_bytes(tmp_path: Path, name: str, compression: str | None, make) -> None:
+def test_some_bytes(tmp_path: Path, name: str, compression: str | None, make, figure) -> None:
     run = make(tmp_path / name, compression)
     outcomes = rot(run, sampled(run, 100, seed=41))
-    print(f"{len(outcomes)} bytes flipped: {told(outcomes)}")
+    figure(f"{run.name} {compression or ''} {make.__name__}: {told(outcomes)} of 100 bytes flipped")
     assert set(outcomes) == {HARMLESS, DETECTED}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bits", [False, True], ids=["all-bits", "one-bit"])
 @pytest.mark.parametrize(("name", "compression", "make"), FORMS)
-def test_every_byte(tmp_path: Path, name: str, compression: str | None, make) -> None:
+def test_every_byte(
+    tmp_path: Path, name: str, compression: str | None, make, bits: bool, figure
+) -> None:
     """Where many neighbours may be flipped at once without notice, nobody reads them."""
     run = make(tmp_path / name, compression)
     groups = in_groups(run)
     outcomes = rot(run, groups)
     unread = sum(g.length for g, o in zip(groups, outcomes, strict=True) if o == HARMLESS)
-    single = one_by_one([g for g, o in zip(groups, outcomes, strict=True) if o != HARMLESS])
-    alone = rot(run, single)
-    print(
-        f"{sum(group.length for group in groups)} bytes flipped: {unread} unread ones in groups of "
-        f"{GROUP}, the others twice each by themselves: {told(alone)}"
+    read = [g for g, o in zip(groups, outcomes, strict=True) if o != HARMLESS]
+    alone = rot(run, one_by_one(read, bits=bits))
+    size = sum(group.length for group in groups)
+    assert unread + len(alone) == size
+    figure(
+        f"{run.name} {compression or ''} {make.__name__}: {size} bytes flipped, {unread} unread "
+        f"ones in groups of {GROUP}, the others by themselves: {told(alone)}"
     )
     assert set(outcomes) | set(alone) == {HARMLESS, DETECTED}

@@ -2,38 +2,41 @@
 
 The library keeps what it has read of a file by address. An index that claims the blocks of another
 array is refused if it is read first, and believed, with the other array's chunks in it, if the
-true owner was: then the block is in memory already and nobody asks whose it is. So what was read
-of one array is dropped before the next one is looked at.
+true owner was: then the block is in memory already and nobody asks whose it is. So the file is
+opened once more, where nothing is in memory, and what was read of one array is dropped before the
+next one is looked at. (Where a file is open twice, the library cannot drop anything.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import h5py
 from h5py import h5d
 
 from trajfile.containers.hdf5_damage import failures_as_damage
+from trajfile.containers.hdf5_view import ClosedView
 from trajfile.errors import FormatError
 
 
-def damaged_indexes(datasets: Mapping[str, h5d.DatasetID], path: Path) -> Iterator[FormatError]:
-    """Walk the index of each dataset, one by one.
+def damaged_indexes(path: Path, keys: Iterable[str]) -> Iterator[FormatError]:
+    """Walk the indexes of arrays, one by one.
 
-    It takes as long as the index says it is long: not for what a reader need not walk anyway.
+    It takes as long as the indexes say they are long: not for what a reader need not walk anyway.
 
     Args:
-        datasets: By key: all of which anything may be in memory.
-        path: The file, open for reading alone.
+        path: The file, which nobody is writing.
+        keys: The arrays.
 
     Yields:
         What is wrong with each index that cannot be walked.
     """
-    for look in (h5d.DatasetID.refresh, walk):
-        for key, dataset in datasets.items():
+    with h5py.File(ClosedView(path), "r") as file:
+        for key in keys:
             try:
                 with failures_as_damage(path, f"/{key}", "SUM-003"):
-                    look(dataset)
+                    walk(h5d.open(file.id, key.encode()))
             except FormatError as error:
                 yield error
 
@@ -42,7 +45,7 @@ def walk(dataset: h5d.DatasetID) -> None:
     """Read the whole chunk index of a dataset and drop it again.
 
     Args:
-        dataset: Of a file that is open for reading alone.
+        dataset: Of a file that is open for reading alone, and in a view of its own.
     """
     try:
         dataset.get_storage_size()  # sums over the chunks

@@ -108,13 +108,13 @@ class Hdf5Store:
         In single-writer mode the library takes damage for a write in progress, and looks again
         and again, for hours.
         """
-        for error in damaged_indexes(self._datasets, self._path):
+        for error in damaged_indexes(self._path, self._datasets):
             raise error
 
     def damaged_lanes(self) -> Iterator[FormatError]:
-        """Walk the chunk index of every lane and yield the damage."""
-        lanes = {key: self._datasets[key] for key in self._readers}
-        return damaged_indexes(lanes, self._path)
+        """Walk the chunk index of every lane and yield the damage, unless it is being written."""
+        if not WriterLock.is_held(self._path):
+            yield from damaged_indexes(self._path, self._readers)
 
     def columns(self, key: str) -> int:
         """Columns that the array has now."""
@@ -175,11 +175,7 @@ class Hdf5Store:
         out = np.empty(wanted, dtype)
         if out.size:
             space = select(dataset, tuple(slice(0, n) for n in wanted))
-            try:
-                dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
-            finally:
-                if not self._writable:
-                    dataset.refresh()  # so that no other array is read through its index
+            dataset.read(h5s.create_simple(wanted), space, out, dataset.get_type())
         return out
 
     def save(self, key: str, start: int, values: NDArray[np.generic]) -> None:

@@ -54,6 +54,8 @@ class Journal:
         power: Whether each commit is forced to the disk.
     """
 
+    _closed = False
+
     def __init__(self, store: ArrayStore, *, writable: bool, power: bool):
         self.kind = store.kind
         self.path = store.path
@@ -63,7 +65,6 @@ class Journal:
         self._store = store
         self._power = power
         self._open_for_append = writable
-        self._closed = False
         self._uncertain = False  # whether the store may hold part of an append that failed
         self._table, self._commits, self._manifest, self._record = load_state(store)
         store.expect(layout(self._manifest))
