@@ -89,14 +89,20 @@ class OnDiskContract(ContainerContract):
             assert writer.stdin is not None
             assert writer.stdout is not None
             commits = live_commits(200)
-            for _ in range(4):
+            readers = []  # some stay open, while others come and go
+            for _ in range(6):
                 for _ in range(24):
                     step = int(writer.stdout.readline())
                     if step % 8 == 0:
                         self._check_live(path, commits, at_least=step + 1)
+                    if step % 50 == 20:
+                        readers.append(open_container(path))
                 assert int(writer.stdout.readline()) % 25 == 24
                 writer.stdin.write("\n")
                 writer.stdin.flush()
+            for reader in readers:
+                Expected.of(LIVE, commits[: len(reader.commits())]).check(reader)
+                reader.close()
             with pytest.raises(ResourceError, match="another writer"):
                 open_container(path, writable=True)
             last = int(writer.stdout.readline())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import h5py
-from h5py import h5d, h5g, h5l, h5s, h5z
+from h5py import h5d, h5f, h5g, h5l, h5s, h5z
 
 from trajfile.containers.hdf5_index import walk
 from trajfile.containers.hdf5_types import ZSTD_FILTER
@@ -140,7 +140,14 @@ def _open_unclosed(path: Path) -> h5py.File:
             if patience is None:
                 raise
             time.sleep(patience)
-    return h5py.File(path, "r", swmr=True)
+    file = h5py.File(path, "r", swmr=True)
+    others = h5f.get_obj_count(file.id, h5f.OBJ_FILE) > 1
+    if others and not file.id.get_intent() & h5f.ACC_RDWR:
+        # This process reads it already. Both would see what the library has kept since then, which
+        # it cannot drop while another has it open.
+        file.close()
+        return h5py.File(ClosedView(path, growing=True), "r")
+    return file
 
 
 def _look_through(file: h5py.File) -> None:

@@ -19,6 +19,7 @@ from trajfile.containers.regular import open_regular
 
 #: Size of a superblock of version 2 or 3 with addresses of 8 bytes.
 _BYTES = 48
+_ENDLESS = 2**62
 _HEAD = struct.Struct("<8sBBBBQQQQ")
 
 
@@ -28,13 +29,15 @@ class ClosedView(io.RawIOBase):
     Args:
         path: The file.
         usual: Whether its superblock is lost, and the usual one is to be shown.
+        growing: Whether somebody is appending to it. It is shown without an end then: what is
+            read of it later may point beyond the one it has now.
     """
 
-    def __init__(self, path: Path, *, usual: bool = False):
+    def __init__(self, path: Path, *, usual: bool = False, growing: bool = False):
         super().__init__()
         self._path = path
         self._descriptor = open_regular(path)
-        self._size = os.fstat(self._descriptor).st_size
+        self._size = _ENDLESS if growing else os.fstat(self._descriptor).st_size
         self._at = 0
         found = self._usual() if usual else os.pread(self._descriptor, _BYTES, 0)
         self._superblock = closed_superblock(found, self._size)
