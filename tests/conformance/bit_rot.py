@@ -65,16 +65,28 @@ class Flip(NamedTuple):
     pattern: int
 
 
-def record(path: Path, compression: str | None = None, *, close: bool = True) -> Path:
-    """A small run with everything in it: two dtypes, samples, what joins later."""
+def record(
+    path: Path, compression: str | None = None, *, close: bool = True, spare: bool = True
+) -> Path:
+    """A small run with everything in it: two dtypes, samples, what joins later.
+
+    Without ``spare`` its tables have few spare rows.
+    """
+    if spare:
+        writer = _record(path, compression)
+    else:
+        writer = _with_small_tables(path, compression)
+    if close:
+        writer.close()
+    return path
+
+
+def _with_small_tables(path: Path, compression: str | None) -> trajfile.Writer:
     with (
         patch("trajfile.containers.hdf5.layout", _in_small_tables),
         patch("trajfile.containers.zarr.layout", _in_small_tables),
     ):
-        writer = _record(path, compression)
-    if close:
-        writer.close()
-    return path
+        return _record(path, compression)
 
 
 def _in_small_tables(manifest: Manifest, *, archive: bool = False) -> list[ArraySpec]:
@@ -112,9 +124,9 @@ def _record(path: Path, compression: str | None) -> trajfile.Writer:
     return writer
 
 
-def record_killed(path: Path, compression: str | None = None) -> Path:
+def record_killed(path: Path, compression: str | None = None, *, spare: bool = True) -> Path:
     """The same run, left by a process that ended without closing it."""
-    call = f"record(Path({str(path)!r}), {compression!r}, close=False); os._exit(0)"
+    call = f"record(Path({str(path)!r}), {compression!r}, close=False, spare={spare}); os._exit(0)"
     line = f"import os; from pathlib import Path; from {__name__} import record; {call}"
     root = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", line], check=True, cwd=root, timeout=60)

@@ -44,7 +44,7 @@ def test_every_byte(
     tmp_path: Path, name: str, compression: str | None, make, bits: bool, figure
 ) -> None:
     """Where many neighbours may be flipped at once without notice, nobody reads them."""
-    run = make(tmp_path / name, compression)
+    run = make(tmp_path / name, compression, spare=False)
     groups = in_groups(run)
     outcomes = rot(run, groups)
     unread = sum(g.length for g, o in zip(groups, outcomes, strict=True) if o == HARMLESS)
