@@ -72,10 +72,7 @@ def record(
 
     Without ``spare`` its tables have few spare rows.
     """
-    if spare:
-        writer = _record(path, compression)
-    else:
-        writer = _with_small_tables(path, compression)
+    writer = _record(path, compression) if spare else _with_small_tables(path, compression)
     if close:
         writer.close()
     return path
