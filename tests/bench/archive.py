@@ -1,8 +1,9 @@
 """How small and how fast archives are: `python tests/bench/archive.py [folder of runs]`.
 
 For each sample run, and for a network of 300,000 parameters recorded at consecutive steps of its
-training, the size of every layout and compression relative to the raw rows, and for the network
-the speed at which all rows are read in blocks of columns, as an analysis reads them.
+training, the size of every layout and compression relative to the raw rows. For the network too the
+speed at which all rows are read in blocks of columns, as an analysis reads them, and one row after
+another, as a loop over steps reads them.
 """
 
 from __future__ import annotations
@@ -70,6 +71,20 @@ def read_all(path: Path) -> float:
     return count / (time.perf_counter() - started) / 1e9
 
 
+def read_rows(path: Path) -> float:
+    """GB of raw rows a second."""
+    container = open_container(path)
+    started, count = time.perf_counter(), 0
+    for stream in container.manifest().streams:
+        for lane, columns in stream.lanes.items():
+            out = np.empty((1, columns), numpy_dtype(lane))
+            for row in range(container.committed_rows(stream.name)):
+                container.read(stream.name, lane, slice(row, row + 1), slice(0, columns), out)
+                count += out.nbytes
+    container.close()
+    return count / (time.perf_counter() - started) / 1e9
+
+
 def ratios(run: Path, folder: Path, *, timed: bool) -> None:
     """One line of figures."""
     cells = []
@@ -78,15 +93,16 @@ def ratios(run: Path, folder: Path, *, timed: bool) -> None:
         done = trajfile.convert(run, out, layout=layout, compression=compression, overwrite=True)
         cell = f"{done.stored_bytes / max(1, done.raw_bytes):6.3f}"
         if timed:
-            cell += f" {max(read_all(out) for _ in range(3)):5.2f} GB/s"
+            columns, rows = (max(read(out) for _ in range(3)) for read in (read_all, read_rows))
+            cell += f" {columns:5.2f} {rows:5.2f} GB/s"
         cells.append(cell)
-    print(f"{run.name:36}" + "  ".join(f"{cell:>17}" for cell in cells), flush=True)
+    print(f"{run.name:36}" + "  ".join(f"{cell:>23}" for cell in cells), flush=True)
 
 
 def main() -> None:
     """Print the table."""
     names = [f"{suffix[1:]} {layout} {packed}" for suffix, layout, packed in LAYOUTS]
-    print(" " * 36 + "  ".join(f"{name:>17}" for name in names))
+    print(" " * 36 + "  ".join(f"{name:>23}" for name in names))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         runs = Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -10,12 +13,14 @@ import hdf5plugin  # noqa: F401 - the stock library needs its filters
 import numpy as np
 import pytest
 import zarr
+from numpy.typing import NDArray
 
 import trajfile
 from tests.conformance.damage import read_all
 from tests.contract.runs import Expected, random_rows, read, stream
 from tests.unit.every_kind import record
-from trajfile.containers import create, open_container
+from trajfile.containers import create, hdf5_lanes, open_container, shards, tiles, zarr_store
+from trajfile.containers import pieces as pieces_of
 from trajfile.containers.base import Commit
 from trajfile.containers.digest import digest
 from trajfile.dtypes import EXTENDED, ITEM_SIZES, bits_dtype
@@ -255,3 +260,117 @@ def test_killed_archives_go_on_like_rows(tmp_path: Path) -> None:
         expected.manifest = container.manifest()
         expected.check(container)
         container.close()
+
+
+class Decoded:
+    """Counts the chunks that are decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.count = 0
+        for module, name in ((hdf5_lanes, "decode_chunk"), (shards, "_read_chunk")):
+            monkeypatch.setattr(module, name, self._counting(getattr(module, name)))
+
+    def _counting(self, function: Callable[..., None]) -> Callable[..., None]:
+        def counted(*args: object) -> None:
+            self.count += 1  # threads may miss one another: see `alone`
+            function(*args)
+
+        return counted
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are read one at a time, so that they can be counted."""
+    monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 2**60)
+    monkeypatch.setattr(zarr_store, "_PARALLEL_BYTES", 2**60)
+
+
+def tall(path: Path) -> NDArray[np.float32]:
+    """40 rows of three tiles across and three down, of which the last is cut."""
+    rows = np.random.default_rng(3).standard_normal((40, 40_000)).astype(np.float32)
+    with trajfile.Writer(path) as writer:
+        for step, row in enumerate(rows):
+            writer.append(step, params={"w": row[:30_000], "v": row[30_000:]})
+    return rows
+
+
+#: What may be kept in memory and on disk, and whether that is enough for tiles in order.
+ROOM = [(2**26, 2**32, True), (0, 2**32, True), (2**20, 0, False), (0, 0, False)]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("memory", "disk", "enough"), ROOM)
+def test_rows_in_order_decode_each_tile_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    memory: int,
+    disk: int,
+    enough: bool,
+) -> None:
+    rows = tall(tmp_path / "run.h5")
+    expected = digest_of(tmp_path / "run.h5")
+    out = archive(tmp_path / "run.h5", suffix)
+    monkeypatch.setattr(tiles, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(tiles, "DISK_BYTES", disk)
+    decoded = Decoded(monkeypatch)
+    with trajfile.open(out) as run:
+        held = run["params"]["w"]
+        found = [held[row] for row in range(40)]
+        assert (np.stack(found) == rows[:, :30_000]).all()
+        assert decoded.count == 9 if enough else decoded.count > 9  # it lies in all of them
+        kept = run.container._tiles
+        assert (kept._held, kept._memory, kept._disk) == ({}, 0, 0)
+    decoded.count = 0
+    monkeypatch.setattr(pieces_of, "PIECE_BYTES", 5 * 40_000 * 4)  # five rows at a time
+    assert digest_of(out) == expected
+    assert decoded.count == 9 if enough else decoded.count > 9
+    decoded.count = 0
+    monkeypatch.setattr(pieces_of, "PIECE_BYTES", 50_000)  # a part of a row
+    assert digest_of(out) == expected
+    assert decoded.count == 9 if enough else decoded.count > 9
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_in_any_order_are_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    rows = tall(tmp_path / "run.h5")
+    out = archive(tmp_path / "run.h5", suffix)
+    monkeypatch.setattr(tiles, "MEMORY_BYTES", 2**21)
+    rng = np.random.default_rng(4)
+    blocks = []
+    for _ in range(120):
+        first, last = sorted(rng.integers(0, 41, 2).tolist())
+        left, right = sorted(rng.integers(0, 40_001, 2).tolist())
+        blocks.append((slice(first, last), slice(left, right)))
+    container = open_container(out)
+    lane = container.manifest().by_name["params"]
+    assert [t.name for t in lane.tensors] == ["w", "v"]
+
+    def read(block: tuple[slice, slice]) -> None:
+        where, columns = block
+        found = np.empty((where.stop - where.start, columns.stop - columns.start), np.float32)
+        container.read("params", "float32", where, columns, found)
+        assert (found == rows[where, columns]).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, blocks))
+    container.close()
+    assert (container._tiles._held, container._tiles._memory, container._tiles._disk) == ({}, 0, 0)
+
+
+def test_without_room_on_the_disk_rows_are_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tall(tmp_path / "run.h5")
+    out = archive(tmp_path / "run.h5", ".h5")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tiles, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(tiles.os, "posix_fallocate", full)
+    with trajfile.open(out) as run:
+        assert (np.stack([run["params"]["w"][row] for row in range(40)]) == rows[:, :30_000]).all()

@@ -229,6 +229,13 @@ class Hdf5Store:
         """Rows and columns that are written at once: a chunk."""
         return self._readers[key].height, self._readers[key].width
 
+    def tile(self, key: str) -> tuple[int, int] | None:
+        """Rows and columns of a chunk; None if it has one row, or what joined has other chunks."""
+        lane = self._readers[key]
+        if lane.height == 1 or len(self._parts(key)) > 1:
+            return None
+        return lane.height, lane.width
+
     def discard(self, key: str, rows: int) -> int:
         """Count rows from ``rows`` on; they stay until they are written over."""
         most = 0

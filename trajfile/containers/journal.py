@@ -37,6 +37,7 @@ from trajfile.containers.store import (
     layout,
     stream_key,
 )
+from trajfile.containers.tiles import Tiles
 from trajfile.dtypes import bits_of
 from trajfile.errors import FormatError, TrajfileError, UsageError
 from trajfile.schema import ABSENT_BITS, Manifest, Rewind, StreamSpec
@@ -64,6 +65,7 @@ class Journal:
         self.archive = store.archive
         self._store = store
         self._power = power
+        self._tiles = Tiles(store) if self.archive else None
         self._open_for_append = writable
         self._uncertain = False  # whether the store may hold part of an append that failed
         self._table, self._commits, self._manifest, self._record = load_state(store)
@@ -157,7 +159,11 @@ class Journal:
             target = part
             if stop < columns.stop:
                 target = np.empty((last - first, stop - columns.start), part.dtype)
-            self._store.read(stream_key(stream, lane), slice(first, last), known, target)
+            where = stream_key(stream, lane), slice(first, last), known, target
+            if self._tiles is not None:
+                self._tiles.read(*where, self.committed_rows(stream))
+            else:
+                self._store.read(*where)
             if target is not part:
                 part[:, : stop - columns.start] = target
 
@@ -293,6 +299,8 @@ class Journal:
         self._open_for_append = False
         if not self._closed:
             self._closed = True
+            if self._tiles is not None:
+                self._tiles.forget()
             self._store.close()
 
     def _write(self, commits: Sequence[Commit], revised: Manifest) -> list[Record]:

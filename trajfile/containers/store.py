@@ -201,6 +201,10 @@ class ArrayStore(Protocol):
         """Rows and columns of a lane that are written at once."""
         ...
 
+    def tile(self, key: str) -> tuple[int, int] | None:
+        """Rows and columns of a chunk of a lane; None if it has one row, or several grids."""
+        ...
+
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane."""
         ...

@@ -207,6 +207,11 @@ class ZarrStore:
         """Rows and columns that are written at once: a shard."""
         return self._lanes[key].height, self._lanes[key].columns
 
+    def tile(self, key: str) -> tuple[int, int] | None:
+        """Rows and columns of an inner chunk; None if it has one row."""
+        lane = self._lanes[key]
+        return None if lane.height == 1 else (lane.height, lane.width)
+
     def discard(self, key: str, rows: int) -> int:
         """Forget rows from ``rows`` on, and what a kill left half-written; count those of lanes."""
         if self._document(key).shape[0] > rows and not self._aside:
