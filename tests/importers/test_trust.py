@@ -202,6 +202,28 @@ def traced():
     return torch.jit.trace(torch.nn.Linear(3, 2), torch.ones(1, 3))
 
 
+def test_shards_and_an_optimizer_beside_them(tmp_path, capsys):
+    folder = tmp_path / "checkpoint-7"
+    folder.mkdir()
+    torch.save({"q": Scaled(integers(7), 0.5)}, folder / "a.bin")
+    torch.save({"b": torch.ones(3)}, folder / "b.bin")
+    index = {"metadata": {}, "weight_map": {"q": "a.bin", "b": "b.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    held = {0: {"exp_avg": torch.full((5, 4), 2.0)}, 1: {"exp_avg": torch.full((3,), 3.0)}}
+    optimizer = {"state": held, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
+    torch.save(optimizer, folder / "optimizer.pt")
+    with trajfile.open(folder) as traj:
+        assert list(traj["params"]) == ["b"]
+        assert "with --trust" in str(traj.manifest.metadata["tensors_left_out"])
+    with trajfile.open(folder, trust=True) as traj:
+        check_stream(traj, "params", {7: {"q": integers(7).float() * 0.5, "b": torch.ones(3)}})
+        expected = {"q": held[0]["exp_avg"], "b": held[1]["exp_avg"]}
+        check_stream(traj, "optimizer/exp_avg", {7: expected})
+    said = capsys.readouterr().err
+    assert LOUD.format(folder / "a.bin") in said
+    assert said.count("running the code") == 1  # the others are read whole without
+
+
 def test_tied_tensors_and_views_stay_what_they_are(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     saved = {"a": base, "tied": base, "t": base.t(), "q": Scaled(integers(1), 1.0), "n": None}
