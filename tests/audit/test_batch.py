@@ -58,7 +58,7 @@ def test_an_input_that_ruins_its_worker_costs_nothing_else(settings, tmp_path):
 def test_a_huge_run_is_divided_and_comes_to_the_same_for_any_number_of_workers(tmp_path):
     path = str(wide(tmp_path / "wide.h5"))
     whole = Settings(load_rulebook(), memory=2**23)
-    divided = msgspec.structs.replace(whole, divide_above=0)
+    divided = msgspec.structs.replace(whole, divide_above=0, cache=True)
     found = []
     for workers in (1, 2):
         with Pool(divided, workers) as crew:

@@ -149,8 +149,7 @@ def examine(path: str, settings: Settings) -> Outcome | Divided:
     def through(plan: Plan, container: Container, machine: Any, progress: Any) -> Any:
         from trajfile.engine.stream import run_pass
 
-        huge = plan.bytes_to_read > settings.divide_above and len(plan.parts) > 1
-        if huge and not settings.cache:  # measurements are kept of whole passes
+        if plan.bytes_to_read > settings.divide_above and len(plan.parts) > 1:
             raise _Huge(plan)
         return run_pass(_on_threads(plan, settings), container, machine, progress)
 
@@ -167,6 +166,8 @@ def examine(path: str, settings: Settings) -> Outcome | Divided:
     try:
         outcome = _examined(path, settings, identity, check, through, cache=settings.cache)
     except _Huge as huge:
+        if settings.cache:  # the plan may be of new rows only, and parts are of the whole
+            return examine(path, msgspec.structs.replace(settings, cache=False))
         return Divided(identity, huge.plan, validation, time.perf_counter() - started)
     except Exception as error:
         outcome = _failure(path, error, settings)
