@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -116,18 +117,17 @@ class Measuring:
             return self._passes(header, [(header, needs)])
         before = self._origin(header)
         base: Entry | None = None
+        how: Extension | None = None
         for entry in self.folder.entries(before.run):
-            try:
+            with suppress(NOT_AN_ENTRY):
                 if found := self._stands(entry, before, header, needs):
                     self.folder.used(entry)
                     return found
-                if made := self._grown(entry, header, needs):
+                if how := self._grown(entry, header, needs):
                     base = entry
                     break
-            except NOT_AN_ENTRY:
-                continue
-        else:
-            made = self._passes(header, [(header, needs)])
+        # Not above: what goes wrong with the run itself is to be told.
+        made = self._passes(header, _jobs(header, needs, how), how)
         after = self._origin(header)
         if not before.stamp or after.stamp != before.stamp:
             before = replace(before, stamp="")  # it is being written: good to be grown from
@@ -167,6 +167,12 @@ class Measuring:
             np.array_equal(steps[stream], header.steps[stream]) for stream in steps
         ):
             return None
+        if not of.per_tensor or any(name_of(need) in of.refused for need in needs):
+            # Something was left out for want of memory: of fewer needs, it might fit.
+            plan = self._planned(header, needs)
+            asked = [n for n in needs if name_of(n) in of.refused]
+            if plan.per_tensor != of.per_tensor or not plan.refused.keys() >= {*asked}:
+                return None
         found = entry.measurements(header, needs)
         return Measured(found, of.device, 0, 0, 0, "all")
 
@@ -184,22 +190,21 @@ class Measuring:
             return False
         return _digest(commits[: of.commits]) == of.history
 
-    def _grown(self, entry: Entry, header: Header, needs: frozenset[Need]) -> Measured | None:
-        """An entry of fewer rows completed, if that spares reading most of the others."""
+    def _grown(self, entry: Entry, header: Header, needs: frozenset[Need]) -> Extension | None:
+        """How an entry of fewer rows is completed, if that spares reading most of the others."""
         if not self._appended(entry, header):
             return None
         how = extension(entry, header, needs)
         if how is None:
             return None
-        jobs = [(how.tail, how.grown), *([(header, how.anew)] if how.anew else [])]
         try:
             whole = self._planned(header, needs)
-            parts = [self._planned(*job) for job in jobs]
+            parts = [self._planned(*job) for job in _jobs(header, needs, how)]
         except ResourceError:
             return None
         spared = whole.bytes_to_read > _WORTH * sum(part.bytes_to_read for part in parts)
         kept = {whole.per_tensor, how.kept.per_tensor_kept, *(part.per_tensor for part in parts)}
-        return self._passes(header, jobs, how) if spared and len(kept) == 1 else None
+        return how if spared and len(kept) == 1 else None
 
     def _planned(self, header: Header, needs: frozenset[Need]) -> Plan:
         from trajfile.engine.profiles import profile_for
@@ -240,6 +245,15 @@ class Measuring:
             max(result.peak_bytes for result in results),
             "" if how is None else "older rows",
         )
+
+
+def _jobs(
+    header: Header, needs: frozenset[Need], how: Extension | None
+) -> list[tuple[Header, frozenset[Need]]]:
+    """What is to be read, and what for."""
+    if how is None:
+        return [(header, needs)]
+    return [(how.tail, how.grown), *([(header, how.anew)] if how.anew else [])]
 
 
 def _beyond(progress: Progress, done: int, total: int) -> Progress:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import trajfile
+from trajfile.analyze import plan
 from trajfile.cache import stamp as stamps
 from trajfile.cache.entry import NOT_AN_ENTRY, Entry, Origin
 from trajfile.cache.folder import Folder
@@ -392,3 +396,101 @@ def test_every_product_of_a_grown_run_is_that_of_the_whole(old: int, tmp_path: P
         assert found.tensors.keys() == band.tensors.keys()
         for name, values in band.tensors.items():
             np.testing.assert_allclose(found.tensors[name], values, rtol=1e-11, atol=1e-11)
+
+
+def rewritten(path: Path, **changed: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change arrays of an entry, each found by how its name ends."""
+    with np.load(path) as entry:
+        arrays = {name: entry[name] for name in entry.files}
+    for end, change in changed.items():
+        found = [name for name in arrays if name.endswith(end)]
+        assert found, end
+        for name in found:
+            arrays[name] = change(arrays[name])
+    with path.open("wb") as out:
+        np.savez(out, **arrays)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"balance": lambda values: values[:-1]},
+        {"balance": lambda values: values[:, :-1]},
+        {"means": lambda values: values[:-1]},
+    ],
+    ids=["fewer balances", "fewer steps", "fewer means"],
+)
+def test_an_entry_of_other_shapes_never_answers(file: Path, kept: Path, changed) -> None:
+    append_layers(file)
+    expected = numbers(trajfile.analyze(file, cache=kept))
+    (path,) = kept.iterdir()
+    rewritten(path, **changed)
+    again = trajfile.analyze(file, cache=kept)
+    assert again.run.cached == ""
+    assert numbers(again) == expected
+
+
+def append_layers(path: Path) -> None:
+    with trajfile.Writer(path, mode="a", groups={"layers": ["fc1.weight", "fc2.weight"]}) as w:
+        theta = {n: np.ones(s, np.float32) for n, s in SHAPES.items()}
+        w.append(ROWS, params=theta)
+
+
+@pytest.mark.parametrize("how", ["encrypted", "header", "compressed"])
+def test_an_entry_that_cannot_be_parsed_never_answers(file: Path, kept: Path, how: str) -> None:
+    expected = numbers(trajfile.analyze(file, cache=kept))
+    (path,) = kept.iterdir()
+    with zipfile.ZipFile(path) as entry:
+        members = {name: entry.read(name) for name in entry.namelist()}
+    packing = zipfile.ZIP_DEFLATED if how == "compressed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", packing) as entry:
+        for name, content in members.items():
+            # A bracket that nothing closes: NumPy lets a tokenize.TokenError through.
+            entry.writestr(name, content.replace(b"), }", b"), (") if how == "header" else content)
+    if how == "encrypted":  # says the directory: zipfile raises a RuntimeError
+        content = path.read_bytes()
+        path.write_bytes(re.sub(rb"(PK\x01\x02....)\x00", b"\\1\x01", content, flags=re.DOTALL))
+    again = trajfile.analyze(file, cache=kept)
+    assert again.run.cached == ""
+    assert numbers(again) == expected
+
+
+def test_what_goes_wrong_with_the_run_is_told_at_once(file: Path, kept: Path, monkeypatch) -> None:
+    append(file, 20, ROWS)
+    trajfile.analyze(file, cache=kept)
+    append(file, ROWS, ROWS + 5)
+    tries = []
+
+    def fails(*_: object) -> None:
+        tries.append(1)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Measuring, "_passes", fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        trajfile.analyze(file, cache=kept)
+    assert tries == [1]
+
+
+def test_what_was_left_out_for_want_of_memory_is_measured_where_it_fits(
+    tmp_path: Path, kept: Path
+) -> None:
+    file = tmp_path / "run.h5"
+    with trajfile.Writer(file, "x", optimizer={"name": "SGD"}) as writer:
+        for step in range(40):
+            tensors = {f"t{n}": np.full(1, step + n + 1, np.float32) for n in range(80)}
+            writer.append(step, params=tensors, gradients=tensors)
+
+    def single(memory: int, metrics: list[str] | None) -> bool:
+        with suppress(trajfile.ResourceError):
+            return plan(file, metrics=metrics, memory=memory).per_tensor
+        return metrics is None
+
+    few = ["norms"]
+    memory = next(
+        m for m in range(100_000, 5_000_000, 50_000) if single(m, few) and not single(m, None)
+    )
+    trajfile.analyze(file, memory=memory, cache=kept)
+    again = trajfile.analyze(file, memory=memory, metrics=few, cache=kept)
+    assert again.run.cached == ""
+    assert numbers(again) == numbers(trajfile.analyze(file, memory=memory, metrics=few))
+    assert trajfile.analyze(file, memory=memory, metrics=few, cache=kept).run.cached == "all"

@@ -7,7 +7,6 @@ that says what they are. Nothing is unpickled; what does not fit the document is
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -27,11 +26,9 @@ SCHEMA: Final = "trajfile.measured/1"
 _DOCUMENT = "document"
 _BALANCE = ("frobenius", "diagonal_max", "trace", "law_residual", "law_change")
 
-#: What reading a file may raise that is not, or no longer, an entry.
-NOT_AN_ENTRY = (
-    *(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(msgspec.MsgspecError, NotImplementedError, MemoryError),
-)
+#: What reading a file may raise that is not, or no longer, an entry: beside what is raised on
+#: purpose, whatever parsing chance bytes ends in (`tokenize.TokenError`, `struct.error`, ...).
+NOT_AN_ENTRY = Exception
 
 
 class StoredBand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,6 +147,7 @@ class Entry:
         self._open = path.open("rb")
         try:
             self._file = np.load(self._open, allow_pickle=False)
+            _refuse_packed(self._file.zip)
             text = self._array(_DOCUMENT, np.uint8, 1).tobytes()
             self.document = msgspec.json.decode(text, type=Document)
         except BaseException:
@@ -200,19 +198,19 @@ class Entry:
         refused = self.document.refused
         return Measurements(
             header=header,
-            bands={pair: self._band(pair) for pair in rows},
+            bands={pair: self._band(pair, header) for pair in rows},
             sample_grams={n: self._grams() for n in wanted if isinstance(n, SampleGram)},
             layer_balances={n: self._balance(n) for n in layers if name_of(n) not in refused},
             per_tensor_kept=self.document.per_tensor,
             refused={n: refused[name_of(n)] for n in layers if name_of(n) in refused},
         )
 
-    def _band(self, rows: tuple[Row, Row]) -> Band:
+    def _band(self, rows: tuple[Row, Row], header: Header) -> Band:
         name = name_of(rows)
         stored = self.document.bands[name]
         total = self._array(f"{name}.total", np.float64, 2)
-        if total.shape[1] != len(stored.lags):
-            raise ValueError("the lags are not those of the array")
+        if total.shape != (len(header.timeline_steps(rows[0].timeline)), len(stored.lags)):
+            raise ValueError("the rows and lags are not those of the array")
         tensors: Mapping[str, NDArray[np.float64]] = {}
         if stored.tensors:
             lags = len(stored.tensor_lags or stored.lags)
@@ -228,23 +226,37 @@ class Entry:
         values = self._array("grams.values", np.float64, 1)
         if len(sides) != len(steps) or int((sides**2).sum()) != len(values):
             raise ValueError("the Gram matrices are not those of the array")
+        means = self._array("grams.means", np.float64, 1)
+        if len(means) != len(steps):
+            raise ValueError("the means are not those of the steps")
         parts = np.split(values, np.cumsum(sides**2)[:-1]) if len(sides) else []
         names = self.document.grams or []
         traces = self._array("grams.tensors", np.float64, 2) if names else np.empty((0, 0))
+        if names and traces.shape != (len(names), len(steps)):
+            raise ValueError("the traces are not those of the array")
         return SampleGrams(
             steps,
             tuple(p.reshape(side, side) for p, side in zip(parts, sides.tolist(), strict=True)),
-            self._array("grams.means", np.float64, 1),
+            means,
             dict(zip(names, traces, strict=True)),
         )
 
     def _balance(self, need: LayerPair) -> LayerBalance:
         name = name_of(need)
         values = self._array(f"{name}.balance", np.float64, 2)
-        return LayerBalance(self._array(f"{name}.steps", np.int64, 1), *values)
+        steps = self._array(f"{name}.steps", np.int64, 1)
+        if values.shape != (len(_BALANCE), len(steps)):
+            raise ValueError("the balances are not those of the steps")
+        return LayerBalance(steps, *values)
 
     def _array(self, name: str, dtype: Any, axes: int) -> NDArray[Any]:
         values = self._file[name]
         if not isinstance(values, np.ndarray) or values.dtype != dtype or values.ndim != axes:
             raise ValueError(f"{name} is no array of {np.dtype(dtype)} with {axes} axes")
         return values
+
+
+def _refuse_packed(archive: zipfile.ZipFile) -> None:
+    """Refuse members that might unpack to any size; `save` packs none."""
+    if any(member.compress_type for member in archive.infolist()):
+        raise ValueError("a member is compressed")
