@@ -124,7 +124,8 @@ def at(kind: Kind) -> AbstractContextManager[None]:
     Returns:
         A context.
     """
-    return _OFF if _running is None else _At(_running, kind)
+    watch = _running  # another thread may end it at any moment
+    return _OFF if watch is None else _At(watch, kind)
 
 
 def timed(kind: Kind, work: Callable[[], T]) -> T:

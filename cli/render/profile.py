@@ -44,16 +44,15 @@ def screen(terminal: Terminal, run: Run) -> list[str]:
     busy = sum(spent for kind, spent in every.items() if kind != "wait")
     head = f"{'seconds':<{_NAME}}" + "".join(f"{name:>{_CELL}}" for name in [*threads, "all"])
     lines = [terminal.line((head + f"{'share':>{_CELL}}", "accent"))]
-    for kind, total in every.items():
-        if total < _NOTHING:
-            continue
+    shown = {kind: total for kind, total in every.items() if total >= _NOTHING}
+    explained = len(head) + _CELL + 2 + max((len(_MEANINGS[kind]) for kind in shown), default=0)
+    for kind, total in shown.items():
         cells = [spent.get(kind, 0.0) for spent in threads.values()]
         row = f"{kind:<{_NAME}}" + "".join(f"{_cell(cell):>{_CELL}}" for cell in [*cells, total])
         share = "" if kind == "wait" else f"{total / busy:.0%}"
         line = terminal.line(row + f"{share:>{_CELL}}")
-        meaning = terminal.text(f"  {_MEANINGS[kind]}", "aside")
-        if line.cell_len + meaning.cell_len <= terminal.width:
-            line.append_text(meaning)
+        if explained <= terminal.width:
+            line.append_text(terminal.text(f"  {_MEANINGS[kind]}", "aside"))
         lines.append(line)
     return terminal.lines(*lines, fit="cut")
 

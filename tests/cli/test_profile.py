@@ -24,6 +24,9 @@ def test_the_table_follows_the_report(run, monkeypatch, width: int) -> None:
     assert max(map(len, table)) <= width
     shares = [int(w.rstrip("%")) for line in table for w in line.split() if w.endswith("%")]
     assert 95 <= sum(shares) <= 105
+    # What the kinds mean is said of all of them, or of none where it does not fit.
+    ends = {line.rstrip().endswith("%") for line in table[2:] if not line.startswith("wait")}
+    assert len(ends) == 1
 
 
 def test_it_is_in_the_document(run) -> None:
