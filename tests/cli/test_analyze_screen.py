@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 import typer
-from trajfile_cli.app import app
+from trajfile_cli.app import build
 from trajfile_cli.render.analyze import HEIGHT, screen
 from trajfile_cli.render.figures import VIEWS, phrases
 from trajfile_cli.render.following import following
@@ -106,7 +106,7 @@ def test_every_figure_and_drawn_series_has_a_published_name_of_its_metric():
 
 
 def test_next_command_exists_and_survives_a_shell(monkeypatch):
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_command(build()).commands
     for path in ("run.h5", "my runs/it's.h5"):
         report = periodic(path=path)
         command, _ = following(report)

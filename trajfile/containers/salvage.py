@@ -26,6 +26,7 @@ from trajfile.containers.store import (
     SCALAR_VALUE,
     stream_key,
 )
+from trajfile.containers.tiles import Tiles
 from trajfile.errors import Damaged, FormatError
 from trajfile.schema import ABSENT_BITS, Manifest
 
@@ -63,6 +64,7 @@ class Salvaged(Journal):
     def _prove(self, store: Salvageable) -> None:
         self.kind, self.path, self.uuid = store.kind, store.path, store.uuid
         self.format_version, self.archive = store.format_version, store.archive
+        self._tiles = Tiles(store) if store.archive else None
         table, known = store.salvage(COMMITS)
         self.records, self.lost_commits = prove_records(table.astype(np.uint64), known, self.notes)
         if not self.records and not table.any():
