@@ -36,7 +36,7 @@ class Rule:
 
 _ERRORS = {
     "CORE-001": "There is a file or folder at the path.",
-    "CORE-002": "It is an HDF5 file or a Zarr v3 group.",
+    "CORE-002": "It is an HDF5 file, from its first byte on, or a Zarr v3 group.",
     "CORE-003": "Its root attribute 'format' is 'trajfile'.",
     "CORE-004": "Its major format version is one this program reads.",
     "CORE-005": "It requires no feature this program does not know.",
@@ -92,7 +92,7 @@ _ERRORS = {
     "H5-010": "A chunk of a lane is one row (of an archive, several) and at most 262144 elements.",
     "H5-011": "No committed chunk skips a filter.",
     "H5-012": "Text in the root attributes is of fixed length.",
-    "H5-013": "The superblock is of version 3, at the file's start.",
+    "H5-013": "The superblock is of version 3.",
     "ZR-001": "No symbolic link in the folder.",
     "ZR-002": "Each zarr.json is one of Zarr v3, of at most 16 MiB.",
     "ZR-003": "Every folder above an array has the zarr.json of a group.",
