@@ -21,6 +21,9 @@ from trajfile.audit.drive import outcomes
 from trajfile.audit.examine import Divided, conclude, examine, examine_part
 from trajfile.errors import ResourceError, UsageError
 
+#: A scheduler and its workers take most of a minute to come and go.
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("distributed")
 
 

@@ -134,7 +134,7 @@ def kill_while_rewinding(forge: Forge, total: int) -> int:
 
 
 def test_killed_while_going_back(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
-    survived = kill_while_rewinding(forge, 24)
+    survived = kill_while_rewinding(forge, 12)
     report(capsys, "killed while going back to an earlier step", survived)
 
 
