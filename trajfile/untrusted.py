@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -184,15 +185,16 @@ def _run(task: Task, path: Path) -> bytes:
         try:
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(msgspec.json.encode(task))
-            child.stdin.close()
+            # One that ends before it is asked may have answered all the same.
+            with suppress(BrokenPipeError):
+                child.stdin.write(msgspec.json.encode(task))
+            with suppress(BrokenPipeError):
+                child.stdin.close()
             answer = _receive(child.stdout.fileno(), until, path)
             try:
                 code = child.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _refuse(path, f"its reader took more than {task.seconds:.0f} s")
-        except BrokenPipeError:
-            answer, code = b"", child.wait(10)
         finally:
             child.kill()
     if code == 0 and answer:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -110,6 +111,20 @@ def test_whatever_becomes_of_the_child(
     path.write_bytes(b"anything")
     monkeypatch.setattr(untrusted, "_MOST_ANSWER", 2**22)
     refused_with(monkeypatch, path, code, words)
+
+
+def test_an_answer_counts_though_nobody_waited_for_the_question(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Ended(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.wait(60)
+
+    path = tmp_path / "run.h5"
+    path.write_bytes(b"anything")
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    refused_with(monkeypatch, path, "print('no')", "something else than an answer")
 
 
 def test_an_outline_that_contradicts_itself(
