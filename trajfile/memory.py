@@ -96,9 +96,9 @@ class Pool:
             for piece in pieces:
                 self._used -= piece.nbytes
                 if self.nbytes + piece.nbytes <= self._limit:
-                    pieces = self._free.pop(piece.nbytes, [])
-                    pieces.append(piece)
-                    self._free[piece.nbytes] = pieces  # now the last to be let go
+                    alike = self._free.pop(piece.nbytes, [])
+                    alike.append(piece)
+                    self._free[piece.nbytes] = alike  # now the last to be let go
                     self._kept += piece.nbytes
 
 

@@ -23,7 +23,7 @@ from trajfile.containers import (
 )
 from trajfile.containers.base import Commit
 from trajfile.containers.journal import Journal
-from trajfile.errors import FormatError, RecordError, UsageError
+from trajfile.errors import FormatError, RecordError, ResourceError, UsageError
 from trajfile.intake import Given, check_resume_step
 from trajfile.memory import Lease, Pool
 from trajfile.provenance import check_groups, check_statement
@@ -331,6 +331,13 @@ class Writer:
                 count = self._container.append_some([packed.commit for packed in left])
                 self._committed = left[count - 1].after
                 left = left[count:]
+        except ResourceError:
+            # Together they were refused; those that there is room for are not to go with the rest.
+            with suppress(ResourceError):
+                for packed in left:
+                    self._container.append(packed.commit)
+                    self._committed = packed.after
+            raise
         finally:
             for packed in several:
                 packed.lease.end()

@@ -130,7 +130,7 @@ def save(file: BinaryIO, origin: Origin, measured: Measurements, device: str) ->
         refused={name_of(pair): why for pair, why in measured.refused.items()},
     )
     arrays[_DOCUMENT] = np.frombuffer(msgspec.json.encode(document), np.uint8)
-    np.savez(file, **arrays)  # type: ignore[arg-type]
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # a name might be that of its option
 
 
 class Entry:

@@ -16,7 +16,7 @@ _DEVICE_BYTES = 2**28
 _MOST_WORKERS = 8
 
 
-#: Products of fewer elements take well under a second in float64. Of more, they would take
+#: Products of fewer elements take about a second in float64. Of more, they would take much
 #: longer than the reading, and float32 keeps all the digits that float32 rows hold.
 _SINGLE_ABOVE = 2**26
 
