@@ -125,7 +125,9 @@ def test_a_failed_commit_surfaces_at_close_if_nothing_is_appended_after_it():
     assert caught.value is failure
 
 
-def test_flush_waits_for_steps_that_hold_scalars_alone(path, monkeypatch):
+@pytest.fixture
+def gate(monkeypatch):
+    """Nothing is committed until it is set."""
     append_some, gate = Journal.append_some, threading.Event()
 
     def slow(journal, commits):
@@ -133,6 +135,10 @@ def test_flush_waits_for_steps_that_hold_scalars_alone(path, monkeypatch):
         return append_some(journal, commits)
 
     monkeypatch.setattr(Journal, "append_some", slow)
+    return gate
+
+
+def test_flush_waits_for_steps_that_hold_scalars_alone(path, gate):
     with trajfile.Writer(path, background=True) as writer:
         for step in range(5):
             writer.append(step, scalars={"loss": float(step)})
@@ -142,14 +148,7 @@ def test_flush_waits_for_steps_that_hold_scalars_alone(path, monkeypatch):
         assert writer.committed_step == 4
 
 
-def test_the_queue_is_bounded_for_steps_that_hold_scalars_alone(path, monkeypatch):
-    append_some, gate = Journal.append_some, threading.Event()
-
-    def slow(journal, commits):
-        gate.wait(10)
-        return append_some(journal, commits)
-
-    monkeypatch.setattr(Journal, "append_some", slow)
+def test_the_queue_is_bounded_for_steps_that_hold_scalars_alone(path, gate):
     with trajfile.Writer(path, background=True, queue_bytes=20_000) as writer:
         threading.Timer(0.2, gate.set).start()
         for step in range(100):
