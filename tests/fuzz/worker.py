@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--apart", action="store_true")
     options = parser.parse_args()
+    os.environ["TRAJFILE_CACHE_DIR"] = ""  # every input is measured, none outside of its folder
     with tempfile.TemporaryDirectory() as name:
         folder = Path(os.path.realpath(name))
         images = list(corpus(folder))
