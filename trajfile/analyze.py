@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from trajfile.errors import MissingStream, NotATrajectory, UsageError
 from trajfile.measuring import Measuring, layout_of
 from trajfile.metrics.base import Metric, Skipped, collect
 from trajfile.metrics.optimizers import optimizer_note
-from trajfile.paths import local_path
+from trajfile.paths import local_path, run_path
 from trajfile.reader import Trajectory, opened
 from trajfile.report import (
     SEVERITIES,
@@ -247,8 +248,8 @@ def _apart(
         raise UsageError("an untrusted run is opened in a process apart: pass its path")
     if replay is not None:
         raise UsageError("replay runs your own code beside the file, which untrusted rules out")
-    path = local_path(source)
-    if not path.exists():
+    path = run_path(source)
+    if isinstance(path, Path) and not path.exists():
         raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
     answer = ask("analyze", path, within, budget, **selection)
     return answered(lambda: Report.from_dict(answer.report or {}), path)

@@ -1,8 +1,8 @@
 """Copying trajectories: to another container, some of their steps and tensors, or parts as one.
 
 The copy grows in a folder beside its place, ``OUT.partial``, and moves there once its digest is
-that of what was copied. So what stands at OUT is always whole, and a conversion that was cut short
-goes on where it was.
+that of what was copied (in a store it becomes a trajectory then). So what stands at OUT is always
+whole, and a conversion that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,20 +12,25 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from trajfile.containers import Compression, check_options, open_container
+from trajfile.containers import Compression, check_options, exists
 from trajfile.containers.base import Container
 from trajfile.containers.bulk import Block, Bulk
 from trajfile.containers.digest import digest
+from trajfile.containers.identity import Attributes, new_identity
 from trajfile.errors import Damaged, FormatError, UsageError
-from trajfile.paths import local_path
+from trajfile.paths import run_path
 from trajfile.reader import open_trajectory
+from trajfile.schema import ARCHIVE
 from trajfile.source import Source, source_of
 from trajfile.unfinished import Unfinished
 from trajfile.writer import check_replaceable
+
+if TYPE_CHECKING:
+    from trajfile.unfinished_remote import UnfinishedRemote
 
 Progress = Callable[[int, int], None]
 Layout = Literal["rows", "archive"]
@@ -39,7 +44,7 @@ class Converted:
     """What a conversion wrote.
 
     Attributes:
-        path: Where.
+        path: Where; an address in a store as text.
         kind: ``hdf5`` or ``zarr``.
         uuid: Its identity: the source's if all of one source was copied.
         digest: The logical digest of what was copied and of the copy, 64 hexadecimal digits.
@@ -51,7 +56,7 @@ class Converted:
         resumed_bytes: Of the raw bytes, those that an interrupted run had copied before.
     """
 
-    path: Path
+    path: Path | str
     kind: str
     uuid: str
     digest: str
@@ -87,14 +92,16 @@ def convert(
     Args:
         source: A trajectory; or several, which are taken for consecutive parts of one run: their
             steps must not overlap, and none may lack a tensor that an earlier one recorded.
-        out: Where: ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder.
+        out: Where: ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder, which may
+            lie in a store, ``s3://bucket/run.zarr``.
         params: Globs over tensor names, applied to every stream; all by default.
         steps: Which steps: a slice of step values or its text ``a:b:s``; all by default.
         layout: ``rows``: as recorded, and more can be appended. ``archive``: chunks span several
             steps, which lie closer together than the coordinates of one and so take less room
             compressed; nothing can be appended.
         compression: ``zstd``, ``gzip`` or ``none``; by default none of rows, zstd of an archive.
-        overwrite: Whether to replace a trajectory at ``out``, once the copy is whole.
+        overwrite: Whether to replace a trajectory at ``out``, once the copy is whole; in a store,
+            which cannot rename, before it is begun.
         trust: Whether to run code that checkpoints name; see `trajfile.open`.
         progress: Called with the bytes done and the bytes in all; reading back counts too.
 
@@ -109,7 +116,7 @@ def convert(
         ResourceError: If the disk is full, or another conversion writes to ``out``.
         KeyboardInterrupt: If it was interrupted, saying how to go on.
     """
-    target = local_path(out)
+    target = run_path(out)
     paths = _paths(source)
     if layout not in get_args(Layout):
         raise UsageError(f"layout {layout!r} is unknown: use 'rows' or 'archive'")
@@ -120,8 +127,9 @@ def convert(
         runs = [opened.enter_context(open_trajectory(path, trust=trust)) for path in paths]
         containers = [run.container for run in runs]
         asked = source_of(containers, params=params, steps=steps)
-        settings = {"suffix": target.suffix, "layout": layout, "compression": packed}
-        unfinished = opened.enter_context(Unfinished(target, {**asked.facts, **settings}))
+        settings = {"suffix": PurePosixPath(target).suffix, "layout": layout, "compression": packed}
+        unfinished = _unfinished(target, {**asked.facts, **settings}, overwrite=overwrite)
+        opened.enter_context(unfinished)
         try:
             new = _New(asked, packed, archive=layout == "archive")
             return _convert(new, target, unfinished, progress or _silent)
@@ -139,18 +147,29 @@ class _New:
     compression: Compression
     archive: bool
 
-    def bulk(self, path: Path, *, again: bool) -> Bulk:
-        return Bulk(
-            path,
-            self.source.manifest,
-            uuid=self.source.uuid,
-            compression=self.compression,
-            archive=self.archive,
-            again=again,
-        )
+    @property
+    def identity(self) -> Attributes:
+        return new_identity(self.source.uuid, (ARCHIVE,) if self.archive else ())
+
+    def bulk(self, unfinished: Unfinished | UnfinishedRemote, *, again: bool) -> Bulk:
+        manifest = self.source.manifest
+        store = unfinished.store(manifest, self.identity, self.compression, again=again)
+        return Bulk(store, manifest)
 
 
-def _convert(new: _New, target: Path, unfinished: Unfinished, progress: Progress) -> Converted:
+def _unfinished(
+    target: Path | str, facts: dict[str, Any], *, overwrite: bool
+) -> Unfinished | UnfinishedRemote:
+    if isinstance(target, Path):
+        return Unfinished(target, facts)
+    from trajfile.unfinished_remote import UnfinishedRemote
+
+    return UnfinishedRemote(target, facts, replace=overwrite)
+
+
+def _convert(
+    new: _New, target: Path | str, unfinished: Unfinished | UnfinishedRemote, progress: Progress
+) -> Converted:
     view = new.source.view
     streams = view.manifest().streams
     raw = sum(stream.row_bytes * view.committed_rows(stream.name) for stream in streams)
@@ -161,8 +180,8 @@ def _convert(new: _New, target: Path, unfinished: Unfinished, progress: Progress
         bulk.commit(view)
     finally:
         bulk.close()
-    found = _verify(view, unfinished, note)
-    copy = open_container(unfinished.path)
+    found = _verify(new, unfinished, note)
+    copy = unfinished.open(new.identity)
     done = Converted(
         path=target,
         kind=copy.kind,
@@ -176,21 +195,23 @@ def _convert(new: _New, target: Path, unfinished: Unfinished, progress: Progress
         resumed_bytes=resumed,
     )
     copy.close()
-    unfinished.finish()
+    unfinished.finish(new.identity)
     return done
 
 
-def _begun(new: _New, unfinished: Unfinished) -> Bulk:
+def _begun(new: _New, unfinished: Unfinished | UnfinishedRemote) -> Bulk:
     """The copy, taken up where it is or new."""
     if unfinished.copied is not None:
         try:
-            return new.bulk(unfinished.path, again=True)
+            return new.bulk(unfinished, again=True)
         except FormatError:  # cut short while it was being made, or damaged
             unfinished.restart()
-    return new.bulk(unfinished.path, again=False)
+    return new.bulk(unfinished, again=False)
 
 
-def _copy(bulk: Bulk, view: Container, unfinished: Unfinished, note: _Progress) -> int:
+def _copy(
+    bulk: Bulk, view: Container, unfinished: Unfinished | UnfinishedRemote, note: _Progress
+) -> int:
     """Copy the blocks that are not there yet; the bytes of those that were."""
     blocks = bulk.blocks(view)
     before = blocks[: unfinished.copied or 0]
@@ -219,9 +240,9 @@ def _copy(bulk: Bulk, view: Container, unfinished: Unfinished, note: _Progress) 
     return sum(block.nbytes for block in before)
 
 
-def _verify(view: Container, unfinished: Unfinished, note: _Progress) -> str:
+def _verify(new: _New, unfinished: Unfinished | UnfinishedRemote, note: _Progress) -> str:
     """Read both whole and compare; the digest."""
-    copy = open_container(unfinished.path)
+    view, copy = new.source.view, unfinished.open(new.identity)
     stopped = Event()
 
     def go_on(_: int) -> None:
@@ -270,23 +291,33 @@ def _silent(done: int, total: int) -> None:
     del done, total
 
 
-def _paths(source: object) -> list[Path]:
+def _paths(source: object) -> list[Path | str]:
     if isinstance(source, (str, os.PathLike)):
-        return [local_path(source)]
-    paths = [local_path(path) for path in source] if isinstance(source, Iterable) else []
+        return [run_path(source)]
+    paths = [run_path(path) for path in source] if isinstance(source, Iterable) else []
     if not paths:
         raise UsageError("there is nothing to convert: give the path of a run, or several")
     return paths
 
 
-def _check_place(target: Path, paths: list[Path], *, overwrite: bool) -> None:
+def _check_place(target: Path | str, paths: list[Path | str], *, overwrite: bool) -> None:
     """Refuse before the work what would have no place after it."""
+    if isinstance(target, str):
+        if target.rstrip("/") in [str(path).rstrip("/") for path in paths]:
+            raise UsageError(f"{target} is what is to be converted: give the copy another name")
+        _check_free(target, overwrite=overwrite)
+        return
     if not target.parent.is_dir():
         raise UsageError(f"{target.parent} is not a folder: create it first")
-    if not (target.is_symlink() or target.exists()):
-        return
-    if any(path.exists() and path.samefile(target) for path in paths):
+    local = [path for path in paths if isinstance(path, Path) and path.exists()]
+    if target.exists() and any(path.samefile(target) for path in local):
         raise UsageError(f"{target} is what is to be converted: give the copy another name")
+    _check_free(target, overwrite=overwrite)
+
+
+def _check_free(target: Path | str, *, overwrite: bool) -> None:
+    if not exists(target):
+        return
     if not overwrite:
         raise UsageError(
             f"{target} exists already: pass --overwrite (overwrite=True) to replace it, or give "

@@ -11,6 +11,21 @@ from trajfile.errors import UsageError
 _REMOTE = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+://")
 
 
+def run_path(path: object) -> Path | str:
+    """The path of a run, or its address in a store.
+
+    Args:
+        path: Text or a path object.
+
+    Returns:
+        An address as text, any other as a path; whether anything is there is not looked at.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    return in_store(path) or local_path(path)
+
+
 def in_store(path: object) -> str | None:
     """The address of a run in an S3-compatible store; None if it is none.
 
@@ -41,7 +56,8 @@ def local_path(path: object) -> Path:
     if not text:
         raise UsageError("the path of the run is empty; give a .h5 file or a .zarr folder")
     if _REMOTE.match(text):
+        others = "" if in_store(text) else " but those at s3://"
         raise UsageError(
-            f"{text}: remote runs are not supported but those at s3://; copy it to a local path"
+            f"{text}: remote runs are not supported here{others}; copy it to a local path"
         )
     return Path(text)

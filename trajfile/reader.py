@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
 from trajfile.errors import Damaged, UsageError
-from trajfile.importers import CHECKPOINTS, check_trust, open_source, open_url
+from trajfile.importers import CHECKPOINTS, check_trust, open_any
 from trajfile.lazy import StreamView
-from trajfile.paths import in_store, local_path
+from trajfile.paths import run_path
 from trajfile.schema import ABSENT_BITS, Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -54,18 +54,13 @@ def open_trajectory(
         Unsafe: If it holds a construct that must not be followed.
     """
     check_trust(untrusted=untrusted, trust=trust)
-    url = in_store(path)
-    if url is not None:
-        if untrusted:
-            raise UsageError(f"{url}: an untrusted run is read from a local copy; make one first")
-        return Trajectory(open_url(url))
-    path = local_path(path)
-    if untrusted and path.exists():
+    path = run_path(path)
+    if untrusted and (isinstance(path, str) or path.exists()):
         from trajfile.untrusted import ask, limits, outlined
 
         outline = ask("open", path, limits(untrusted)).outline
         return Trajectory(outlined(outline, path))
-    container = open_source(path, trust=trust)
+    container = open_any(path, trust=trust)
     try:
         return Trajectory(container)
     except BaseException:

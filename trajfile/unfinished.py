@@ -9,12 +9,18 @@ from typing import Any, Self
 
 import msgspec
 
+from trajfile.containers import Compression, open_container
+from trajfile.containers.bulk import bulk_store
+from trajfile.containers.identity import Attributes
+from trajfile.containers.journal import Journal
 from trajfile.containers.pieces import PIECE_BYTES
+from trajfile.containers.store import ArrayStore
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.errors import ResourceError, UsageError
+from trajfile.schema import Manifest
 from trajfile.version import __version__
 
-_NOTE = "conversion.json"
+NOTE = "conversion.json"
 
 
 class Unfinished:
@@ -40,15 +46,13 @@ class Unfinished:
         self.folder = target.with_name(f"{target.name}.partial")
         self.path = self.folder / target.name
         self.copied: int | None = None
-        # Blocks are counted, so all that decides how a copy is cut is part of what it is.
-        known = {**facts, "blocks": PIECE_BYTES, "program": __version__}
-        self._facts = msgspec.json.decode(msgspec.json.encode(known))
+        self._facts = known_facts(facts)
         self._lock: WriterLock | None = None
         self._noted = 0
 
     def __enter__(self) -> Self:
         """Take the folder, and whatever is in it of the same conversion."""
-        note = self.folder / _NOTE
+        note = self.folder / NOTE
         if self.folder.exists() and not note.is_file() and any(self.folder.iterdir()):
             raise UsageError(
                 f"{self.folder} is where the unfinished copy would lie, and holds something else: "
@@ -79,6 +83,17 @@ class Unfinished:
         if self._lock is not None:
             self._lock.close()
 
+    def store(
+        self, manifest: Manifest, identity: Attributes, compression: Compression, *, again: bool
+    ) -> ArrayStore:
+        """The arrays of the copy; see `trajfile.containers.bulk.bulk_store`."""
+        return bulk_store(self.path, manifest, identity, compression, again=again)
+
+    def open(self, identity: Attributes) -> Journal:
+        """The copy, to be read back; `identity` is in it."""
+        del identity
+        return open_container(self.path)
+
     def restart(self) -> None:
         """Forget whatever is there."""
         for path in self.folder.iterdir():
@@ -92,13 +107,13 @@ class Unfinished:
     def note(self, copied: int) -> None:
         """Write down how many blocks have been handed to the system."""
         self._noted = copied
-        text = msgspec.json.encode({"of": self._facts, "copied": copied})
-        aside = self.folder / f"{_NOTE}.tmp"
-        aside.write_bytes(text)
-        aside.replace(self.folder / _NOTE)
+        aside = self.folder / f"{NOTE}.tmp"
+        aside.write_bytes(note_of(self._facts, copied))
+        aside.replace(self.folder / NOTE)
 
-    def finish(self) -> None:
+    def finish(self, identity: Attributes) -> None:
         """Move the copy to its place, replacing what is there, and remove the folder."""
+        del identity
         if self.target.is_dir() and not self.target.is_symlink():
             self.target.rename(self.folder / "replaced")
         Path(self.path).replace(self.target)
@@ -111,9 +126,29 @@ class Unfinished:
     def _found(self, note: Path) -> int | None:
         """How far the same conversion had come."""
         try:
-            found = msgspec.json.decode(note.read_bytes())
-            same = found["of"] == self._facts
-            self._noted = int(found["copied"])
-            return self._noted if same and self.path.exists() else None
-        except (OSError, ValueError, KeyError, TypeError, msgspec.DecodeError):
+            copied = copied_of(self._facts, note.read_bytes())
+        except OSError:
             return None
+        self._noted = copied or 0
+        return copied if self.path.exists() else None
+
+
+def known_facts(facts: dict[str, Any]) -> Any:
+    """What tells a conversion from any other, as it comes back from a note."""
+    # Blocks are counted, so all that decides how a copy is cut is part of what it is.
+    known = {**facts, "blocks": PIECE_BYTES, "program": __version__}
+    return msgspec.json.decode(msgspec.json.encode(known))
+
+
+def note_of(facts: Any, copied: int) -> bytes:
+    """The note that so many blocks were copied."""
+    return msgspec.json.encode({"of": facts, "copied": copied})
+
+
+def copied_of(facts: Any, note: bytes) -> int | None:
+    """How many blocks a note says were copied; None if it is of another conversion."""
+    try:
+        found = msgspec.json.decode(note)
+        return int(found["copied"]) if found["of"] == facts else None
+    except (ValueError, KeyError, TypeError, msgspec.DecodeError):
+        return None

@@ -31,7 +31,7 @@ RULE = "CORE-016"
 _CHILD = ("-P", "-m", "trajfile.untrusted_child")
 _MOST_ANSWER = 256 * 2**20
 _MOST_ENTRIES = 100_000
-_SLOWEST = 10_000_000  # bytes a second
+_SLOWEST, _SLOWEST_STORE = 10_000_000, 1_000_000  # bytes a second
 _CHUNK = 2**20
 
 T = TypeVar("T")
@@ -102,12 +102,12 @@ class Answer(msgspec.Struct, frozen=True):
     report: dict[str, Any] | None = None
 
 
-def ask(work: Work, path: Path, limits: Limits, budget: int = 0, **options: Any) -> Answer:
+def ask(work: Work, path: Path | str, limits: Limits, budget: int = 0, **options: Any) -> Answer:
     """Have a child do something with a file.
 
     Args:
         work: ``open``, ``validate`` or ``analyze``.
-        path: The file or folder.
+        path: The file or folder, or the address of one in a store.
         limits: What it may cost.
         budget: Bytes that the work itself is allowed.
         **options: Arguments of the work.
@@ -121,7 +121,8 @@ def ask(work: Work, path: Path, limits: Limits, budget: int = 0, **options: Any)
     """
     size = _size(path)
     memory = 2**30 + min(size, 2**32) if limits.memory is None else limits.memory
-    seconds = 60 + size / _SLOWEST if limits.seconds is None else limits.seconds
+    slowest = _SLOWEST if isinstance(path, Path) else _SLOWEST_STORE
+    seconds = 60 + size / slowest if limits.seconds is None else limits.seconds
     task = Task(work, str(path), memory + budget, seconds, options)
     answer = _decode(_run(task, path), path)
     if answer.refusal is not None:
@@ -133,7 +134,7 @@ def ask(work: Work, path: Path, limits: Limits, budget: int = 0, **options: Any)
     return answer
 
 
-def outlined(outline: Outline | None, path: Path) -> OutlineContainer:
+def outlined(outline: Outline | None, path: Path | str) -> OutlineContainer:
     """The container that a child's outline makes.
 
     Args:
@@ -152,7 +153,7 @@ def outlined(outline: Outline | None, path: Path) -> OutlineContainer:
     return answered(made, path)
 
 
-def answered(make: Callable[[], T], path: Path) -> T:
+def answered(make: Callable[[], T], path: Path | str) -> T:
     """Make something of an answer.
 
     Args:
@@ -168,11 +169,12 @@ def answered(make: Callable[[], T], path: Path) -> T:
         _refuse(path, "its reader answered with what contradicts itself")
 
 
-def _run(task: Task, path: Path) -> bytes:
+def _run(task: Task, path: Path | str) -> bytes:
     """The bytes a child answers with."""
     command = [sys.executable, *_CHILD]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HDF5_")}
     environment["HDF5_PLUGIN_PRELOAD"] = "::"  # no plugin, whatever a file asks for
+    environment["MALLOC_ARENA_MAX"] = "2"  # each claims addresses, which are what is limited
     until = time.monotonic() + task.seconds
     with subprocess.Popen(
         command,
@@ -203,7 +205,7 @@ def _run(task: Task, path: Path) -> bytes:
     _refuse(path, f"its reader {how}")
 
 
-def _receive(pipe: int, until: float, path: Path) -> bytes:
+def _receive(pipe: int, until: float, path: Path | str) -> bytes:
     parts: list[bytes] = []
     total = 0
     with selectors.DefaultSelector() as waiting:
@@ -221,7 +223,7 @@ def _receive(pipe: int, until: float, path: Path) -> bytes:
             parts.append(part)
 
 
-def _decode(data: bytes, path: Path) -> Answer:
+def _decode(data: bytes, path: Path | str) -> Answer:
     try:
         answer = msgspec.json.decode(data, type=Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -232,7 +234,7 @@ def _decode(data: bytes, path: Path) -> Answer:
     return answer
 
 
-def _raise(refusal: Refusal, path: Path) -> NoReturn:
+def _raise(refusal: Refusal, path: Path | str) -> NoReturn:
     """Raise the error that the child met, if it is one of ours."""
     message = refusal.message
     if refusal.kind == "MissingStream":
@@ -246,7 +248,7 @@ def _raise(refusal: Refusal, path: Path) -> NoReturn:
     _refuse(path, "its reader failed")
 
 
-def _refuse(path: Path, what: str) -> NoReturn:
+def _refuse(path: Path | str, what: str) -> NoReturn:
     raise errors.Unsafe(
         f"{path} is refused: {what}; it is damaged or made to harm",
         path=path,
@@ -254,8 +256,16 @@ def _refuse(path: Path, what: str) -> NoReturn:
     )
 
 
-def _size(path: Path) -> int:
+def _size(path: Path | str) -> int:
     """Bytes of a file or, as far as it is soon known, of a folder."""
+    if isinstance(path, str):
+        from trajfile.containers.bucket import Bucket
+
+        bucket = Bucket(path)
+        try:
+            return sum(int(found["size"]) for found in bucket.below(bucket.prefix))
+        finally:
+            bucket.close()
     if not path.is_dir():
         return path.stat().st_size if path.is_file() else 0
     total, pending, seen = 0, [str(path)], 0

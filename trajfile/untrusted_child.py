@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from trajfile.errors import FormatError, MissingStream, TrajfileError
+from trajfile.errors import FormatError, MissingStream, TrajfileError, UsageError
 from trajfile.outline import Outline
 from trajfile.untrusted import RULE, Answer, Refusal, Task
 
@@ -42,8 +42,13 @@ def _prepare(task: Task) -> None:
     """Import what the work needs, before memory is limited."""
     import trajfile.validate  # noqa: F401 - it loads the containers
     from trajfile.containers import checksum
+    from trajfile.containers.bucket import Bucket
+    from trajfile.paths import in_store
 
     checksum.forbid_compiling()  # it would write files
+    if in_store(task.path):
+        with contextlib.suppress(UsageError):  # said again where it is opened
+            Bucket(task.path)
 
     if task.work == "analyze":
         import trajfile.analyze  # noqa: F401

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Container
+from trajfile.containers.bucket import Unreachable
 from trajfile.containers.journal import Journal
 from trajfile.errors import FormatError, NotATrajectory
-from trajfile.importers import check_trust, open_source
+from trajfile.importers import check_trust, open_any
 from trajfile.importers.remarks import remarks
-from trajfile.paths import local_path
+from trajfile.paths import run_path
 from trajfile.reader import open_trajectory
 from trajfile.report import Finding, Value
 from trajfile.rules import broken, finding, rank
@@ -44,7 +45,8 @@ def validate(
     and hold the same tensors (rules CKPT of spec/checkpoints.md).
 
     Args:
-        path: An HDF5 file, a Zarr folder, or a folder of checkpoints.
+        path: An HDF5 file, a Zarr folder, or a folder of checkpoints; or the address of one in a
+            store, ``s3://bucket/run.zarr``.
         deep: Whether to read every committed row too, verifying its checksums and looking for
             values that are not finite. Otherwise only manifest, commits, keys and scalars are
             read.
@@ -59,17 +61,20 @@ def validate(
     Raises:
         UsageError: If the path is empty, or the address of another machine.
         NotATrajectory: If there is nothing at the path.
+        FormatError: If there is nothing at an address, or the store does not answer.
         Unsafe: If a process apart died over it, or exceeded its limits.
     """
-    path = local_path(path)
+    path = run_path(path)
     check_trust(untrusted=untrusted, trust=trust)
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise NotATrajectory(f"{path}: no such file or folder", path=path, rule="CORE-001")
     if untrusted:
         return ask("validate", path, limits(untrusted), deep=deep).findings or []
     try:
-        container = open_source(path, trust=trust)
+        container = open_any(path, trust=trust)
     except FormatError as error:
+        if error.rule == "CORE-001":  # there is nothing, or the store does not answer
+            raise
         return [broken(error)]
     try:
         findings = check(container, deep=deep)
@@ -80,14 +85,14 @@ def validate(
     return sorted(findings, key=rank)
 
 
-def _opening(path: Path) -> Iterator[Finding]:
+def _opening(path: Path | str) -> Iterator[Finding]:
     """What opening refuses that looking has not found.
 
     It reads keys first and scalars last. In HDF5 that order decides where indexes claim each
     other's blocks.
 
     Args:
-        path: The file or folder, not open any more.
+        path: The file, folder or address, not open any more.
 
     Yields:
         Up to one finding.
@@ -107,6 +112,9 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
 
     Returns:
         The findings.
+
+    Raises:
+        Unreachable: If the store in which it lies does not answer.
     """
     manifest = container.manifest()
     steps = container.commits()[:, 1]
@@ -125,6 +133,8 @@ def check(container: Container, *, deep: bool = False) -> list[Finding]:
     for part in parts:
         try:
             findings.extend(part)
+        except Unreachable:
+            raise  # it says nothing of what lies there
         except FormatError as error:  # this part cannot be read; the others still can
             findings.append(broken(error))
     if deep and isinstance(container, Journal):

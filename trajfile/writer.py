@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from trajfile.containers import (
     Durability,
     check_options,
     create,
+    exists,
     load,
     open_container,
 )
@@ -26,6 +26,7 @@ from trajfile.containers.journal import Journal
 from trajfile.errors import FormatError, RecordError, ResourceError, UsageError
 from trajfile.intake import Given, check_resume_step
 from trajfile.memory import Lease, Pool
+from trajfile.paths import in_store
 from trajfile.provenance import check_groups, check_statement
 from trajfile.recording import Pending, Recording
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, OPTIMIZER_PREFIX, PARAMS, UPDATES, Manifest
@@ -88,7 +89,8 @@ class Writer:
         """Prepare to record.
 
         Args:
-            path: Where; ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder.
+            path: Where; ``.h5`` or ``.hdf5`` makes an HDF5 file, ``.zarr`` a Zarr v3 folder, which
+                may lie in an S3-compatible store: ``s3://bucket/run.zarr``.
             mode: ``x``: create, and refuse an existing path. ``w``: replace an existing
                 trajectory (at the first append), and refuse anything else. ``a``: continue an
                 existing trajectory, or create it.
@@ -117,7 +119,7 @@ class Writer:
                 continued, or the path is taken or unusable.
             ResourceError: If another writer has the file, or the system refuses to write.
         """
-        self.path = Path(path)
+        self.path: Path | str = in_store(path) or Path(path)
         self._closed = False
         self._container: Journal | None = None
         self._queue: Committer[_Packed] | None = None
@@ -137,7 +139,7 @@ class Writer:
         )
         check_options(self.path, compression=compression, durability=durability)
         load(self.path)
-        taken = self.path.is_symlink() or self.path.exists()
+        taken = exists(self.path)
         if taken and mode == "x":
             raise UsageError(
                 f"{self.path} exists already: pass mode='a' to continue it, mode='w' to replace "
@@ -145,7 +147,7 @@ class Writer:
             )
         if taken and mode == "w":
             check_replaceable(self.path)
-        if not self.path.parent.is_dir():
+        if isinstance(self.path, Path) and not self.path.parent.is_dir():
             raise UsageError(f"{self.path.parent} is not a folder: create it first")
         if taken and mode == "a":
             self._container = open_container(self.path, writable=True, durability=durability)
@@ -373,12 +375,17 @@ class Writer:
     def _create(self, manifest: Manifest) -> Journal:
         compression, durability = self._options
         try:
-            if self._replace:
-                _remove(self.path)
-                self._replace = False
-            return create(self.path, manifest, compression=compression, durability=durability)
+            container = create(
+                self.path,
+                manifest,
+                compression=compression,
+                durability=durability,
+                replace=self._replace,
+            )
         except OSError as error:
             raise UsageError(f"{self.path} cannot be created: {error}") from error
+        self._replace = False
+        return container
 
 
 @dataclass(frozen=True)
@@ -390,7 +397,7 @@ class _Packed:
     lease: Lease
 
 
-def check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path | str) -> None:
     """Refuse to replace what is neither empty nor a trajectory.
 
     Args:
@@ -399,11 +406,8 @@ def check_replaceable(path: Path) -> None:
     Raises:
         UsageError: If it does not read as a trajectory.
     """
-    with suppress(OSError):
-        if path.is_dir() and not any(path.iterdir()):
-            return
-        if path.is_file() and path.stat().st_size == 0:
-            return
+    if isinstance(path, Path) and _is_empty(path):
+        return
     try:
         open_container(path).close()
     except FormatError as error:
@@ -413,8 +417,9 @@ def check_replaceable(path: Path) -> None:
         ) from error
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _is_empty(path: Path) -> bool:
+    with suppress(OSError):
+        if path.is_dir():
+            return not any(path.iterdir())
+        return path.is_file() and path.stat().st_size == 0
+    return False

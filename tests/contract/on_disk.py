@@ -37,8 +37,11 @@ class OnDiskContract(ContainerContract):
     compression: ClassVar[str | None] = None
     durability: ClassVar[str] = "process"
 
+    def place(self, folder: Path, name: str) -> str:
+        return str(folder / (name + self.suffix))
+
     def make(self, folder: Path, manifest: Manifest, name: str = "run") -> Container:
-        path = folder / (name + self.suffix)
+        path = self.place(folder, name)
         return create(path, manifest, compression=self.compression, durability=self.durability)
 
     def again(self, container: Container, *, writable: bool = False) -> Container:
@@ -70,11 +73,11 @@ class OnDiskContract(ContainerContract):
         writer.close()
 
     def test_readers_in_another_process_a_kill_and_a_resume(self, tmp_path: Path) -> None:
-        path = tmp_path / ("live" + self.suffix)
+        path = self.place(tmp_path, "live")
         script = (
             "import sys; from tests.contract.on_disk import LIVE, live_commits\n"
             "from trajfile.containers import create\n"
-            f"c = create({str(path)!r}, LIVE, compression={self.compression!r})\n"
+            f"c = create({path!r}, LIVE, compression={self.compression!r})\n"
             "for commit in live_commits(200):\n"
             "    c.append(commit); print(commit.step, flush=True)\n"
             "    if commit.step % 25 == 24: sys.stdin.readline()\n"
@@ -116,7 +119,7 @@ class OnDiskContract(ContainerContract):
         Expected.of(LIVE, commits).check(container)
         container.close()
 
-    def _check_live(self, path: Path, commits: list[Commit], at_least: int) -> None:
+    def _check_live(self, path: str, commits: list[Commit], at_least: int) -> None:
         reader = open_container(path)
         committed = len(reader.commits())
         assert committed >= at_least

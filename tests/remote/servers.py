@@ -16,6 +16,23 @@ HOP = {"connection", "transfer-encoding", "content-length", "server", "date"}
 KEY, SECRET = "AKIATESTTESTTESTTEST", "notASecretButLooksLikeOne0123456789abcdef"
 
 
+def environment(endpoint):
+    """What a program is told of a store."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+    }
+
+
+def make_bucket(port, name):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("PUT", f"/{name}", b"")
+    assert connection.getresponse().read() is not None
+    connection.close()
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,7 +67,8 @@ class Proxy(ThreadingHTTPServer):
     """Passes requests on, but for those that `faults` takes.
 
     `faults` is called with the method and path and says what to do: a status to answer with,
-    "hang", "cut" (half of the body, then the end), or None.
+    "hang", "cut" (half of the body, then the end), "lost" (done, and no answer), or None. Headers
+    in `dropped` are not passed on.
     """
 
     daemon_threads = True
@@ -59,6 +77,7 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.to, self.faults = port, faults
         self.seen = []
+        self.dropped = set()
         self.lock = threading.Lock()
         self.over = threading.Event()
 
@@ -96,9 +115,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(fault, [], text)
             return
         onward = http.client.HTTPConnection("127.0.0.1", self.server.to)
-        onward.request(self.command, self.path, body or None, dict(self.headers))
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in self.server.dropped}
+        onward.request(self.command, self.path, body or None, kept)
         answer = onward.getresponse()
         data = answer.read()
+        if fault == "lost":
+            onward.close()
+            self.close_connection = True
+            return
         headers = [
             (k, v)
             for k, v in answer.getheaders()

@@ -12,7 +12,7 @@ import pytest
 
 import trajfile
 from tests.audit.runs import healthy, wide
-from tests.remote.servers import KEY, SECRET, Proxy, store_server
+from tests.remote.servers import KEY, SECRET, make_bucket
 from trajfile.audit.inputs import inputs
 from trajfile.containers.bucket import Bucket, Unreachable
 from trajfile.errors import Damaged, NotATrajectory, UsageError
@@ -21,38 +21,10 @@ pytest.importorskip("obstore")
 pytest.importorskip("moto.server")
 
 
-@pytest.fixture(scope="module")
-def server():
-    with store_server() as port:
-        yield port
-
-
-@pytest.fixture
-def proxy(server, monkeypatch):
-    with Proxy(server).running() as proxy:
-        for name, value in {
-            "AWS_ENDPOINT_URL": proxy.url,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        yield proxy
-
-
-def make_bucket(proxy, name):
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.to)
-    connection.request("PUT", f"/{name}", b"")
-    assert connection.getresponse().read() is not None
-    connection.close()
-
-
 def upload(proxy, folder, url):
     """What a tool such as `aws s3 sync` does."""
     bucket = Bucket(url)
-    make_bucket(proxy, url.split("/")[2])
+    make_bucket(proxy.to, url.split("/")[2])
     for path in [folder] if folder.is_file() else sorted(folder.rglob("*")):
         if path.is_file():
             key = bucket.prefix if folder.is_file() else bucket.prefix / path.relative_to(folder)

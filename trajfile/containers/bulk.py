@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from trajfile.containers import Compression, is_hdf5
 from trajfile.containers.base import Container
 from trajfile.containers.extents import Run, extents
-from trajfile.containers.identity import new_identity
+from trajfile.containers.identity import Attributes
 from trajfile.containers.pieces import pieces
 from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
 from trajfile.containers.state import identity_of
@@ -32,7 +32,7 @@ from trajfile.containers.store import (
     stream_key,
 )
 from trajfile.dtypes import ITEM_SIZES, numpy_dtype
-from trajfile.schema import ARCHIVE, Manifest
+from trajfile.schema import Manifest
 
 
 class Block(NamedTuple):
@@ -55,44 +55,12 @@ class Bulk:
     """A trajectory being written as a whole.
 
     Args:
-        path: Where; the suffix picks the container.
+        store: Its arrays, just created or taken up again.
         manifest: Its only revision.
-        uuid: Its identity.
-        compression: How lanes are compressed.
-        archive: Whether chunks span several rows.
-        again: Whether it was begun before and is taken up again.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: Manifest,
-        *,
-        uuid: str,
-        compression: Compression,
-        archive: bool = False,
-        again: bool = False,
-    ):
-        self._manifest = manifest
-        identity = new_identity(uuid, (ARCHIVE,) if archive else ())
-        store: ArrayStore
-        if is_hdf5(path):
-            from trajfile.containers import hdf5
-
-            store = (
-                hdf5.reopen_store(path)
-                if again
-                else hdf5.create_store(path, manifest, identity, compression)
-            )
-        else:
-            from trajfile.containers import zarr
-
-            store = (
-                zarr.reopen_store(path)
-                if again
-                else zarr.create_store(path, manifest, identity, compression)
-            )
-        self._store = store
+    def __init__(self, store: ArrayStore, manifest: Manifest):
+        self._store, self._manifest = store, manifest
         try:
             store.expect(layout(manifest))
             store.begin()
@@ -168,6 +136,39 @@ class Bulk:
     def close(self) -> None:
         """Release the files."""
         self._store.close()
+
+
+def bulk_store(
+    path: Path,
+    manifest: Manifest,
+    identity: Attributes,
+    compression: Compression,
+    *,
+    again: bool,
+) -> ArrayStore:
+    """The arrays of a trajectory on a disk that is to be written as a whole.
+
+    Args:
+        path: Where; the suffix picks the container.
+        manifest: Its only revision.
+        identity: Its root attributes.
+        compression: How lanes are compressed.
+        again: Whether it was begun before and is taken up again.
+
+    Returns:
+        The arrays.
+    """
+    if is_hdf5(path):
+        from trajfile.containers import hdf5
+
+        if again:
+            return hdf5.reopen_store(path)
+        return hdf5.create_store(path, manifest, identity, compression)
+    from trajfile.containers import zarr
+
+    if again:
+        return zarr.reopen_store(path)
+    return zarr.create_store(path, manifest, identity, compression)
 
 
 def _bands(runs: list[Run], height: int) -> Iterator[Run]:

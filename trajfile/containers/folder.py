@@ -30,13 +30,15 @@ class Folder:
         self.root = root
         self._power = power
 
-    def put(self, path: Path, parts: Iterable[bytes | Array]) -> None:
+    def put(self, path: Path, parts: Iterable[bytes | Array], *, once: bool = False) -> None:
         """Write a file, replacing it whole.
 
         Args:
             path: The file.
             parts: Its bytes, in order.
+            once: Whether it will not be written again.
         """
+        del once
         aside = path.with_name(path.name + PARTIAL)
         with full_disk_as_resource_error(self.root):
             with aside.open("wb") as file:
@@ -46,6 +48,9 @@ class Folder:
                     file.flush()
                     os.fsync(file.fileno())
             aside.replace(path)
+
+    def settle(self) -> None:
+        """Nothing: what was put is there."""
 
     def document(self, path: Path) -> bytes:
         """A small file that is not a link, such as ``zarr.json``."""

@@ -62,6 +62,7 @@ class Hdf5Store:
     """
 
     kind = "hdf5"
+    fences = False
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ def is_archive(found: Attributes) -> bool:
     return ARCHIVE in found.get("requires", ())
 
 
-def refuse_append(found: Attributes, path: Path) -> None:
+def refuse_append(found: Attributes, path: Path | str) -> None:
     """Refuse to append to an archive.
 
     Args:
@@ -59,7 +59,7 @@ def refuse_append(found: Attributes, path: Path) -> None:
         )
 
 
-def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]:
+def check_identity(found: Attributes, path: Path | str) -> tuple[str, tuple[int, int]]:
     """Check whether this version may read the file.
 
     Args:
@@ -111,7 +111,7 @@ def check_identity(found: Attributes, path: Path) -> tuple[str, tuple[int, int]]
     return uuid, (numbers[0], numbers[1])
 
 
-def _wrong(name: str, path: Path) -> NoReturn:
+def _wrong(name: str, path: Path | str) -> NoReturn:
     raise Damaged(
         f"{path}: the root attribute {name!r} is missing or not of the format's type; restore it "
         "from a copy",

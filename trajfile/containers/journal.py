@@ -72,6 +72,8 @@ class Journal:
         store.expect(layout(self._manifest))
         check_chunks(store, self._manifest, self._record)
         if writable:
+            if store.fences:
+                self._fence()
             dropped = self._discard()
             store.begin()
             if store.left_by_a_kill:
@@ -443,6 +445,18 @@ class Journal:
                 self._hand_over([COMMITS])
         self._discard()
         self._uncertain = False
+
+    def _fence(self) -> None:
+        """Write a record without its checksum, as a kill leaves one, where the next will stand.
+
+        In a store an earlier writer may only be asleep. Each writer commits on the condition that
+        the object it commits to is as it left it, which it is not from here on.
+        """
+        seq = self._record.seq + 1
+        row = replace(self._record, seq=seq, wall_ns=time.time_ns()).encode()
+        row[:, -1] = 0
+        self._store.save(COMMITS, seq, row)
+        self._store.flush([COMMITS])
 
     def _fail(self) -> None:
         self._uncertain = True

@@ -1,4 +1,15 @@
-"""A folder of objects in a store, in place of a folder of files."""
+"""A folder of objects in a store, in place of a folder of files.
+
+Written are objects only on the condition that they are what this writer takes them to be: rows,
+that there are none, or those of its listing; tables and documents, those that it read or wrote
+itself. Nothing is deleted but by who creates the trajectory anew. A writer that another one has
+taken over from, because it was held up for too long, can therefore spoil nothing when it wakes:
+
+* each writer begins by changing the object that commits, so an earlier one's commit fails;
+* what an earlier one managed to write before beyond the last commit is replaced, or, if it comes
+  later, refused to the new one, who then looks again;
+* what is read in order to be replaced is followed by a look at who holds the lease, before it is.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +17,21 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from trajfile.containers.base import Array
-from trajfile.containers.bucket import Bucket
-from trajfile.errors import Unsafe
+from trajfile.containers.bucket import Bucket, Conflict
+from trajfile.containers.lease import LEASE, Lease
+from trajfile.errors import ResourceError, TrajfileError, Unsafe
 
 _CHUNK = re.compile(r"c\.(\d+)(?:\.\d+)?")
 _MAX_DOCUMENT_BYTES = 16 * 2**20
 #: What is read of the end of an object at once: the index of most shards.
 _TAIL = 1024
 _MOST_TAILS = 100_000
+#: Bytes that may be on their way at a time.
+_MOST_SENT = 2**28
 
 
 class Objects:
@@ -26,27 +39,115 @@ class Objects:
 
     Args:
         bucket: Where.
+        lease: Held by this writer; None for reading.
+        lent: Whether closing leaves it held.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, lease: Lease | None = None, *, lent: bool = False) -> None:
         self.bucket = bucket
         self.root = bucket.prefix
+        self.lease = lease
+        self._lent = lent
         self._listed: dict[PurePosixPath, dict[str, int]] = {}
-        self._fetched: dict[PurePosixPath, Future[bytes]] = {}
+        self._fetched: dict[PurePosixPath, Future[tuple[bytes, str]]] = {}
         self._tails: dict[PurePosixPath, tuple[bytes, int]] = {}
+        # Of a writer: what it may replace, whether it has looked at the lease since it read that,
+        # and what is on its way.
+        self._known: dict[PurePosixPath, str] = {}
+        self._doubtful = lease is not None
+        self._sent: dict[PurePosixPath, tuple[Future[None], int]] = {}
 
-    def put(self, path: Any, parts: Iterable[bytes | Array]) -> None:
-        """Write an object, replacing it whole."""
-        self._listed.pop(path.parent, None)
+    def put(self, path: Any, parts: Iterable[Any], *, once: bool = False) -> None:
+        """Begin to write an object, replacing it whole; `settle` waits for it.
+
+        Args:
+            path: The object.
+            parts: Its bytes, in order.
+            once: Whether it will not be written again.
+
+        Raises:
+            ResourceError: If something before it could not be written.
+        """
+        data = b"".join(bytes(memoryview(part).cast("B")) for part in parts)
+        if path in self._sent or sum(size for _, size in self._sent.values()) > _MOST_SENT:
+            self.settle()
+        if self.lease is not None:
+            self.lease.check()
+            if self._doubtful:
+                self._doubtful = False
+                self.lease.verify()
+        over = self._known.get(path, "") if self.lease is not None else None
+        if once:
+            self._known.pop(path, None)
         self._tails.pop(path, None)
-        self.bucket.put(path, parts)
+        if path.parent in self._listed:
+            self._listed[path.parent][path.name] = len(data)
+        sent = self.bucket.pool.submit(self._send, path, data, over, remember=not once)
+        self._sent[path] = sent, len(data)
+
+    def settle(self) -> None:
+        """Wait until all that was put is there; ResourceError if some of it could not be."""
+        sent, self._sent = self._sent, {}
+        failed: list[BaseException] = []
+        for future, _ in sent.values():
+            error = future.exception()  # waits: nothing may come late
+            if error is not None:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _send(self, path: PurePosixPath, data: bytes, over: str | None, *, remember: bool) -> None:
+        try:
+            tag = self.bucket.put(path, [data], over)
+        except Conflict as error:
+            if self.lease is not None:
+                self.lease.verify()
+            raise ResourceError(
+                f"{self.bucket.url}: {path.name} was written by someone else meanwhile; every step "
+                "committed before stays readable: append to it again"
+            ) from error
+        except FileNotFoundError as error:
+            raise ResourceError(f"{self.bucket.url}: there is no such bucket any more") from error
+        if remember:
+            self._known[path] = tag
+
+    def forget(self) -> None:
+        """After a failure to write: wait for what is under way, and believe nothing of before."""
+        with suppress(TrajfileError):
+            self.settle()
+        for kept in (self._known, self._listed, self._fetched, self._tails):
+            kept.clear()
+        self._doubtful = self.lease is not None
+
+    def clear(self, *, but: frozenset[str] = frozenset()) -> None:
+        """Delete all objects but the lease, the root's document first: then it is no trajectory.
+
+        Args:
+            but: Names, below the root, of what else is to stay.
+        """
+        assert self.lease is not None, "only who creates it may delete"
+        self.forget()
+        self.lease.verify()
+        stay = {self.root / name for name in (LEASE, *but)}
+        keys = {PurePosixPath(found["path"]) for found in self.bucket.below(self.root)} - stay
+        first = self.root / "zarr.json"
+        self.bucket.delete([first] if first in keys else [])
+        self.bucket.delete(sorted(keys - {first}))
+        self.forget()
+
+    def close(self) -> None:
+        """Let go of the lease and of the store."""
+        if self.lease is not None and not self._lent:
+            self.lease.release()
+        self.bucket.close()
 
     def make(self, path: Any) -> None:
         """Nothing: a store has no folders."""
 
     def document(self, path: Any) -> bytes:
         """A small object, such as ``zarr.json``."""
-        data, size = self.bucket.tail(path, _MAX_DOCUMENT_BYTES)
+        data, size, tag = self.bucket.tail(path, _MAX_DOCUMENT_BYTES)
+        self._note(path, tag)
         if size > _MAX_DOCUMENT_BYTES:
             raise Unsafe(f"{self.bucket.url}: {path.name} has {size} bytes", rule="ZR-002")
         return data
@@ -70,31 +171,57 @@ class Objects:
         """Begin to read objects that will be opened."""
         for path in paths:
             if self.holds(path) and path not in self._fetched:
-                self._fetched[path] = self.bucket.pool.submit(self.bucket.get, path)
+                self._fetched[path] = self.bucket.pool.submit(self.bucket.whole, path)
 
     @contextmanager
     def opened(self, path: Any) -> Iterator[Any]:
         """Read an object at chosen places; FileNotFoundError if there is none."""
         fetched = self._fetched.pop(path, None)
         if fetched is not None:
-            yield io.BytesIO(fetched.result())
+            data, tag = fetched.result()
+            self._note(path, tag)
+            yield io.BytesIO(data)
             return
         if path not in self._tails:
             if len(self._tails) > _MOST_TAILS:
                 self._tails.clear()
-            self._tails[path] = self.bucket.tail(path, _TAIL)
+            data, size, tag = self.bucket.tail(path, _TAIL)
+            self._note(path, tag)
+            self._tails[path] = data, size
         yield Ranges(self.bucket, path, *self._tails[path])
 
     def drop_chunks(self, path: Any, first: int) -> int:
-        """Delete the chunks of an array from row ``first`` on; how many rows of them there were."""
-        dropped: dict[int, list[PurePosixPath]] = {}
-        for name in self._sizes(path):
+        """Take the chunks of an array from row ``first`` on for free space, and for not there.
+
+        They are left where they lie: a deletion knows no condition.
+
+        Args:
+            path: The array.
+            first: Row of chunks.
+
+        Returns:
+            How many rows of them there were.
+        """
+        _, objects = self.bucket.entries(path)
+        kept: dict[str, int] = {}
+        dropped = set()
+        for found in objects:
+            name = PurePosixPath(found["path"]).name
             match = _CHUNK.fullmatch(name)
             if match and int(match.group(1)) >= first:
-                dropped.setdefault(int(match.group(1)), []).append(path / name)
-        self.bucket.delete([key for keys in dropped.values() for key in keys])
-        self._listed.pop(path, None)
+                dropped.add(int(match.group(1)))
+                self._note(path / name, str(found["e_tag"]))
+                self._tails.pop(path / name, None)
+            else:
+                kept[name] = int(found["size"])
+        self._listed[path] = kept
         return len(dropped)
+
+    def _note(self, path: PurePosixPath, tag: str) -> None:
+        """Remember what was found, as what may be replaced."""
+        if self.lease is not None:
+            self._known[path] = tag
+            self._doubtful = True
 
     def sync(self, path: Any) -> None:
         """Nothing: a put has come to stay when it returns."""

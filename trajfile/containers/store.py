@@ -155,6 +155,8 @@ class ArrayStore(Protocol):
     format_version: tuple[int, int]
     archive: bool
     """Whether chunks of lanes span several rows, so that nothing can be appended."""
+    fences: bool
+    """Whether an earlier writer may still be there, and must be kept from committing."""
     left_by_a_kill: bool
     """Whether it was found as a killed writer leaves it; in Zarr, once `discard` has looked."""
 

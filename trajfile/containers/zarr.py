@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trajfile.containers.bucket import Bucket, not_hdf5
 from trajfile.containers.folder import Folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
-from trajfile.containers.identity import Attributes, is_archive, new_identity, refuse_append
+from trajfile.containers.identity import Attributes, new_identity, refuse_append
 from trajfile.containers.journal import Journal
 from trajfile.containers.objects import Objects
 from trajfile.containers.state import identity_of
@@ -71,16 +70,21 @@ def create_store(
         aside.mkdir()
     store = ZarrStore(path, identity, writable=True, power=power, aside=aside)
     try:
-        for spec in layout(manifest, archive=is_archive(identity)):
-            store.create(spec, compression)
-        store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
-        store.flush([MANIFEST])
+        lay_out(store, manifest, compression)
         # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
         store.put_root(identity)
     except BaseException:
         store.undo()
         raise
     return store
+
+
+def lay_out(store: ZarrStore, manifest: Manifest, compression: str | None) -> None:
+    """Make the arrays, but not what makes them a trajectory; see `create_store`."""
+    for spec in layout(manifest, archive=store.archive):
+        store.create(spec, compression)
+    store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))
+    store.flush([MANIFEST])
 
 
 def reopen_store(path: Path) -> ZarrStore:
@@ -109,33 +113,6 @@ def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:
         raise
 
 
-def open_remote(url: str) -> Journal:
-    """Open a Zarr trajectory in a store for reading.
-
-    Args:
-        url: ``s3://bucket/path/run.zarr``.
-
-    Returns:
-        The container; rows are read by requests for their ranges, several at a time.
-
-    Raises:
-        NotATrajectory: If there is nothing of ours.
-        Unreachable: If the store does not answer, or refuses to.
-        UsageError: If the address is none.
-    """
-    not_hdf5(url)
-    bucket = Bucket(url)
-    objects = Objects(bucket)
-    try:
-        where: Any = bucket.prefix
-        identity = read_identity(where, objects)
-        store = ZarrStore(where, identity, writable=False, power=False, objects=objects)
-        return Journal(store, writable=False, power=False)
-    except BaseException:
-        bucket.close()
-        raise
-
-
 def read_identity(path: Path, files: Folder | Objects | None = None) -> Attributes:
     """The root attributes that have the types they should have.
 
@@ -154,16 +131,17 @@ def read_identity(path: Path, files: Folder | Objects | None = None) -> Attribut
     try:
         document = msgspec.json.decode(reader.document(path / DOCUMENT), type=GroupDocument)
     except (FileNotFoundError, *INVALID_JSON) as error:
+        where = path if isinstance(reader, Folder) else reader.bucket.url
         if isinstance(error, FileNotFoundError) and reader.holds(path / MANIFEST / DOCUMENT):
             raise Damaged(
-                f"{path} is being created, or its writer was killed before the first step: wait, "
+                f"{where} is being created, or its writer was killed before the first step: wait, "
                 "or delete it if no program is writing it",
-                path=path,
+                path=where,
                 rule="CORE-012",
             ) from error
         raise NotATrajectory(
-            f"{path} is a folder, but not a Zarr v3 group: it has no valid zarr.json",
-            path=path,
+            f"{where} is a folder, but not a Zarr v3 group: it has no valid zarr.json",
+            path=where,
             rule="CORE-002",
         ) from error
     found: dict[str, str | tuple[int, ...] | tuple[str, ...]] = {}

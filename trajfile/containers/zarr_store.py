@@ -67,7 +67,7 @@ class ZarrStore:
         objects: Objects | None = None,
     ):
         self.path = str(path) if objects is None else objects.bucket.url
-        self.uuid, self.format_version = check_identity(identity, path)
+        self.uuid, self.format_version = check_identity(identity, self.path)
         self.archive = is_archive(identity)
         self._root = aside or path
         self._aside = aside is not None
@@ -75,6 +75,7 @@ class ZarrStore:
         self._folder: Any = objects or Folder(self._root, power=power)
         self._lock = WriterLock(self._root) if writable and objects is None else None
         self._writable = writable
+        self.fences = writable and objects is not None
         self._power = power
         self._documents: dict[str, dict[str, Any]] = {}
         self._parsed: dict[str, ArrayDocument] = {}
@@ -83,7 +84,8 @@ class ZarrStore:
         self._tables: dict[str, ZarrTable] = {}
         self._rows: dict[str, int] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self.left_by_a_kill = False
+        lease = objects.lease if objects is not None else None
+        self.left_by_a_kill = lease is not None and lease.taken_over
 
     def create(self, spec: ArraySpec, compression: str | None) -> None:
         """Create one empty array and the groups above it."""
@@ -194,7 +196,7 @@ class ZarrStore:
             for left in range(0, bits.shape[1], lane.columns):
                 part = bits[first : first + lane.height, left : left + lane.columns]
                 place = self._shard(key, band, (column + left) // lane.columns)
-                self._folder.put(place, encode_shard(part, lane))
+                self._folder.put(place, encode_shard(part, lane), once=True)
         self._rows[key] = start + len(values)
 
     def chunk_columns(self, key: str) -> int:
@@ -214,28 +216,33 @@ class ZarrStore:
 
     def discard(self, key: str, rows: int) -> int:
         """Forget rows from ``rows`` on, and what a kill left half-written; count those of lanes."""
-        if self._document(key).shape[0] > rows and not self._aside:
+        in_files = self._objects is None  # else the lease tells
+        if self._document(key).shape[0] > rows and not self._aside and in_files:
             self.left_by_a_kill = True  # closing trims shapes
         self._rows[key] = rows
         if key in self._lanes:
             dropped: int = self._folder.drop_chunks(
                 self._root / key, -(-rows // self._lanes[key].height)
             )
-            self.left_by_a_kill |= dropped > 0
+            self.left_by_a_kill |= dropped > 0 and in_files
             return dropped
         self._table(key).truncate(self._folder, rows)
         return 0
 
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
-        for key in keys:
-            if key not in self._lanes:
-                self._table(key).flush(self._folder)
+        keys = list(keys)
+        for key in keys:  # before the tables: once a commit is there, nothing is left to fail
             shape = self._document(key).shape
             if self._rows.get(key, 0) > shape[0]:
                 # Twice as many rows as needed, so that this file is seldom rewritten. Readers
                 # go by the commit record, and closing trims the shape.
                 self._reshape(key, [2 * self._rows[key], *shape[1:]])
+                self._folder.settle()
+        for key in keys:
+            if key not in self._lanes:
+                self._table(key).flush(self._folder)
+        self._folder.settle()
 
     def sync(self, keys: Iterable[str]) -> None:
         """Force the flushed arrays to the disk, so that they survive a loss of power."""
@@ -260,17 +267,23 @@ class ZarrStore:
     def undo(self) -> None:
         """Take a creation back that failed."""
         self._writable = False
-        self.close()
-        if self._objects is not None:
-            self._objects.bucket.delete_all()
-        else:
+        if self._objects is None:
+            self.close()
             shutil.rmtree(self._root, ignore_errors=True)
+            return
+        with contextlib.suppress(ResourceError):
+            self._objects.clear()
+        self.close()
 
     def let_go(self) -> None:
-        """After a failure to write: nothing is held open."""
+        """After a failure to write: nothing is held open, nor on its way."""
+        if self._objects is not None:
+            self._objects.forget()
 
     def revive(self) -> None:
         """Forget what a failed append left in memory."""
+        if self._objects is not None:
+            self._objects.forget()
         self._tables.clear()
         self._documents.clear()
         self._parsed.clear()
@@ -286,6 +299,7 @@ class ZarrStore:
     def put_root(self, identity: Attributes) -> None:
         """Write the root's document, which makes the folder a trajectory."""
         self._folder.put(self._root / DOCUMENT, [msgspec.json.encode(group_document(identity))])
+        self._folder.settle()
 
     def close(self) -> None:
         """Trim the shapes to the rows, and let go of the folder."""
@@ -297,10 +311,11 @@ class ZarrStore:
             # Readers go by the commit record: a shape that could not be trimmed does no harm.
             with contextlib.suppress(ResourceError):
                 self._trim()
+                self._folder.settle()
         if self._lock is not None:
             self._lock.close()
         if self._objects is not None:
-            self._objects.bucket.close()
+            self._objects.close()
 
     def _trim(self) -> None:
         for key, rows in self._rows.items():
@@ -353,6 +368,7 @@ class ZarrStore:
                 fill=ABSENT_BITS if key == SCALAR_VALUE else 0,
                 damaged=lambda what: self._damaged(key, what, "SUM-003"),
                 unsafe=lambda what: self._unsafe(key, what, "CORE-009"),
+                hold=self._objects is not None and self._writable,
             )
         return self._tables[key]
 

@@ -34,6 +34,7 @@ class ZarrTable:
         fill: Bits of an element that was never written.
         damaged: Makes the error for a chunk of the wrong size.
         unsafe: Makes the error for a table that claims far more than is stored.
+        hold: Whether to write over exactly what was loaded, and not over what is there by then.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ZarrTable:
         fill: int,
         damaged: Callable[[str], Exception],
         unsafe: Callable[[str], Exception],
+        hold: bool = False,
     ):
         self._folder = folder
         self._files = files
@@ -56,6 +58,7 @@ class ZarrTable:
         self._fill = fill
         self._damaged = damaged
         self._unsafe = unsafe
+        self._hold = hold
         self._held: dict[Index, NDArray[np.generic]] = {}
         self._changed: set[Index] = set()
 
@@ -91,6 +94,8 @@ class ZarrTable:
             if chunk is not None:  # else columns that joined later
                 target = out[i * height : (i + 1) * height, j * width : (j + 1) * width]
                 target[...] = chunk[: target.shape[0], : target.shape[1]]
+                if self._hold and i == bands - 1:
+                    self._held[i, j] = chunk
         return out
 
     def salvage(self, columns: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -148,7 +153,9 @@ class ZarrTable:
 
     def truncate(self, folder: Folder | Objects, rows: int) -> None:
         """Delete the chunks that hold no row before ``rows``."""
-        folder.drop_chunks(self._folder, -(-rows // self._chunk[0]))
+        first = -(-rows // self._chunk[0])
+        folder.drop_chunks(self._folder, first)
+        self._held = {index: chunk for index, chunk in self._held.items() if index[0] < first}
 
     def _get(self, index: Index) -> NDArray[np.generic]:
         """A chunk to write to: as held, as stored, or new."""

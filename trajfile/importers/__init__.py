@@ -41,6 +41,11 @@ def open_source(path: Path, *, trust: bool = False) -> Container:
     return open_checkpoints(path, trust=trust) if is_checkpoints(path) else open_container(path)
 
 
+def open_any(path: Path | str, *, trust: bool = False) -> Container:
+    """Open a path or, if it is text, an address in a store; see `open_source` and `open_url`."""
+    return open_url(path) if isinstance(path, str) else open_source(path, trust=trust)
+
+
 def check_trust(*, untrusted: object, trust: bool) -> None:
     """Refuse a source that is at once a stranger's and to be trusted.
 
@@ -73,7 +78,7 @@ def open_url(url: str) -> Container:
         UsageError: If the address is none, or the library for stores is not installed.
     """
     from trajfile.containers.bucket import not_hdf5
-    from trajfile.containers.zarr import open_remote
+    from trajfile.containers.zarr_remote import open_remote
     from trajfile.importers.remote import open_remote_checkpoints
 
     not_hdf5(url)
