@@ -191,5 +191,5 @@ def _ledger(settings: Settings, paths: list[str], *, resume: bool) -> Ledger:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     named = "\0".join([str(Path.cwd()), *paths])
     digest = blake2b(named.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    path = state / "trajfile" / "audit" / f"{digest}.jsonl"
+    path = state / "trajfile" / "audit" / f"{digest}.sqlite"
     return Ledger(path, settings_key(settings), resume=resume)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 
 import msgspec
@@ -20,13 +24,15 @@ from trajfile.audit import (
     load_rulebook,
     run_batch,
     save_baseline,
+    sifting,
 )
 from trajfile.audit.drive import outcomes
 from trajfile.audit.examine import Divided, conclude, examine, examine_part, settings_key
 from trajfile.audit.inputs import inputs
 from trajfile.audit.pool import Pool, place
 from trajfile.audit.rulebook import compose, shipped
-from trajfile.errors import UsageError
+from trajfile.audit.sifting import Seen, in_order
+from trajfile.errors import ResourceError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +110,6 @@ def test_an_interrupted_batch_goes_on_where_it_was(settings, tmp_path):
     key, path, seen = settings_key(settings), tmp_path / "state" / "ledger", []
     with Ledger(path, key, resume=False) as ledger, pytest.raises(KeyboardInterrupt):
         run_plain(names, settings, ledger, seen, stop=3)
-    with path.open("ab") as file:
-        file.write(b'{"path":"torn')  # a kill amid a line
     (tmp_path / "1.h5").unlink()
     record(tmp_path / "1.h5", steps=[0, 1, 2])
     again = []
@@ -131,9 +135,51 @@ def test_other_settings_start_anew(settings, tmp_path):
 def test_a_file_that_is_no_ledger_is_left_alone(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("mine")
-    with pytest.raises(UsageError, match="not a ledger"):
-        Ledger(path, "key", resume=True)
-    assert path.read_text() == "mine"
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as base:
+        base.execute("CREATE TABLE mine (x)")
+    before = other.read_bytes()
+    for name in (path, other):
+        with pytest.raises(UsageError, match="not a ledger"):
+            Ledger(name, "key", resume=True)
+    assert (path.read_text(), other.read_bytes()) == ("mine", before)
+    with pytest.raises(UsageError, match="cannot be written"):
+        Ledger(tmp_path, "key", resume=True)
+
+
+def test_a_ledger_has_one_audit_at_a_time(tmp_path):
+    first = Ledger(tmp_path / "ledger", "", resume=False)
+    with pytest.raises(ResourceError, match="another audit"):
+        Ledger(tmp_path / "ledger", "", resume=True)
+    first.close()
+
+
+def test_a_ledger_outlives_a_kill(tmp_path):
+    script = (
+        "from pathlib import Path\n"
+        "from trajfile.audit import Ledger, Outcome\n"
+        f"ledger = Ledger(Path({str(tmp_path / 'ledger')!r}), 'key', resume=False)\n"
+        "for number in range(10**9):\n"
+        "    ledger.add(Outcome(str(number), 'ok'))\n"
+        "    print(number, flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        last = [int(process.stdout.readline()) for _ in range(500)][-1]
+        process.kill()
+    with Ledger(tmp_path / "ledger", "key", resume=True) as ledger:
+        found = [outcome.path for outcome in ledger.worst_first()]
+    assert len(found) > last
+    assert found == [str(number) for number in range(len(found))]
+
+
+@pytest.mark.parametrize("most", [3, 5_000])
+def test_names_are_sifted_in_bounded_memory(most, monkeypatch):
+    monkeypatch.setattr(sifting, "IN_MEMORY", most)
+    names = [f"{number * 7919 % 1000}\udcff" for number in range(1000)] + ["é", "z", "é", ""]
+    assert list(in_order(names)) == sorted(names, key=os.fsencode)
+    seen = Seen()
+    assert [name for name in [*names, *names] if seen.is_new(name)] == list(dict.fromkeys(names))
+    seen.close()
 
 
 def test_the_worst_come_first(tmp_path):

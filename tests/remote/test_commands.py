@@ -36,9 +36,12 @@ def there(proxy, tmp_path, request):
 
 
 def command(*arguments):
-    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-        with pytest.raises(SystemExit) as stopped:
-            main(list(arguments))
+    with (
+        redirect_stdout(StringIO()) as out,
+        redirect_stderr(StringIO()) as err,
+        pytest.raises(SystemExit) as stopped,
+    ):
+        main(list(arguments))
     done = SimpleNamespace(
         stdout=out.getvalue(), stderr=err.getvalue(), returncode=stopped.value.code or 0
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 from trajfile.audit.examine import Outcome, Settings, identity_of
 from trajfile.audit.ledger import Ledger, Summary, fails
@@ -35,26 +34,22 @@ def run_batch(
         The summary over all of the ledger.
     """
     fail_on = settings.rules.fail_on
-    reused: list[Outcome] = []
+    resumes = len(ledger) > 0
+    reused = 0
 
     def fresh() -> Iterator[str]:
+        nonlocal reused
         for path in paths:
-            earlier = ledger.find(path) if len(ledger) else None
+            earlier = ledger.find(path) if resumes else None
             if earlier is not None and earlier.identity == identity_of(path):
-                reused.append(earlier)
+                reused += 1
+                told(earlier)  # as it is come upon, between those examined
             else:
                 yield path
 
-    count = 0
-    # Those that are reused are told as they are come upon, between those examined.
-    for outcome in chain(examiner(fresh()), [None]):
-        while reused:
-            told(reused.pop())
-            count += 1
-        if outcome is None:
-            break
+    for outcome in examiner(fresh()):
         ledger.add(outcome)
         told(outcome)
         if fail_fast and fails(outcome, fail_on):
             break
-    return ledger.summary(fail_on, count)
+    return ledger.summary(fail_on, reused)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+from trajfile.audit.sifting import Seen, in_order
 from trajfile.errors import UsageError
 
 _SUFFIXES = {".h5", ".hdf5", ".zarr"}
@@ -36,19 +38,10 @@ def inputs(paths: Iterable[str], *, stdin: Iterable[str] = ()) -> Iterator[str]:
     Raises:
         UsageError: If a list cannot be read, or an argument is empty.
     """
-    seen: set[bytes] = set()
-    for path in _found(paths, stdin):
-        key = os.fsencode(path) if len(path) < 32 else _short(path)
-        if key not in seen:
-            seen.add(key)
-            yield path
-
-
-def _short(text: str) -> bytes:
-    """Sixteen bytes that stand for a path, so that many paths take little memory."""
-    from hashlib import blake2b
-
-    return blake2b(os.fsencode(text), digest_size=16).digest()
+    with closing(Seen()) as seen:
+        for path in _found(paths, stdin):
+            if seen.is_new(path):
+                yield path
 
 
 def _found(paths: Iterable[str], stdin: Iterable[str]) -> Iterator[str]:
@@ -72,7 +65,7 @@ def _found(paths: Iterable[str], stdin: Iterable[str]) -> Iterator[str]:
 def _matching(pattern: str) -> Iterator[str]:
     found = False
     # Path.glob takes no absolute pattern.
-    for path in sorted(glob.iglob(pattern, recursive=True)):  # noqa: PTH207
+    for path in in_order(glob.iglob(pattern, recursive=True)):  # noqa: PTH207
         found = True
         yield from _found([glob.escape(path) if glob.has_magic(path) else path], ())
     if not found:
@@ -119,19 +112,38 @@ def _stored(url: str) -> Iterator[str]:
 
 def _walked(top: str) -> Iterator[str]:
     """Trajectories and checkpoint folders below a folder, links not followed."""
-    names = sorted(os.scandir(top), key=lambda entry: entry.name)
-    files = [entry.name for entry in names if not entry.is_dir(follow_symlinks=False)]
-    folders = [entry for entry in names if entry.is_dir(follow_symlinks=False)]
-    if any(Path(name).suffix.lower() in _CHECKPOINTS for name in files) or any(
-        entry.name.startswith("checkpoint-") for entry in folders
-    ):
+    if _is_checkpoints(top):
         yield top  # the importers tell its kind; what they refuse is a finding
         return
-    for name in files:
-        if Path(name).suffix.lower() in _SUFFIXES:
-            yield str(Path(top, name))
-    for entry in folders:
-        if Path(entry.name).suffix.lower() in _SUFFIXES:
-            yield str(Path(entry.path))
-        elif not entry.name.startswith("."):
-            yield from _walked(str(Path(entry.path)))
+    for name in in_order(_runs(top)):
+        yield str(Path(top, name))
+    for name in in_order(_folders(top)):
+        yield from _walked(str(Path(top, name)))
+
+
+def _is_checkpoints(top: str) -> bool:
+    with os.scandir(top) as entries:
+        return any(
+            entry.name.startswith("checkpoint-")
+            if entry.is_dir(follow_symlinks=False)
+            else _suffix(entry.name) in _CHECKPOINTS
+            for entry in entries
+        )
+
+
+def _runs(top: str) -> Iterator[str]:
+    with os.scandir(top) as entries:
+        yield from (entry.name for entry in entries if _suffix(entry.name) in _SUFFIXES)
+
+
+def _folders(top: str) -> Iterator[str]:
+    """Folders that may hold runs."""
+    with os.scandir(top) as entries:
+        for entry in entries:
+            is_run = _suffix(entry.name) in _SUFFIXES or entry.name.startswith(".")
+            if not is_run and entry.is_dir(follow_symlinks=False):
+                yield entry.name
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - a path object costs ten times as much

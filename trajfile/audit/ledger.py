@@ -1,14 +1,13 @@
-"""The ledger of a batch: every outcome on the disk as soon as it is known, little in memory.
+"""The ledger of a batch: every outcome on the disk as soon as it is known, none in memory.
 
-A JSON Lines file: first what decided the outcomes, then an outcome a line. A batch that was
-interrupted goes on from it; a last line that a kill left torn is dropped. Outcomes are read back
-worst first without holding them all.
+A database of SQLite with an outcome a row. A batch that was interrupted goes on from it; a row that
+a kill cut short is rolled back when it is opened. Outcomes are read back worst first, by an index.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,10 +15,19 @@ from typing import Self
 import msgspec
 
 from trajfile.audit.examine import Outcome
-from trajfile.errors import UsageError
+from trajfile.audit.sifting import fingerprint
+from trajfile.errors import ResourceError, UsageError
 from trajfile.report import SEVERITIES, Severity
 
-_SCHEMA = "trajfile.audit-ledger/1"
+#: By this a database is known to be a ledger of this layout.
+_MARK = 0x74726101
+_TABLES = """
+CREATE TABLE head (key TEXT);
+CREATE TABLE outcomes (
+    number INTEGER PRIMARY KEY, path BLOB UNIQUE, rank INTEGER, outcome BLOB
+);
+CREATE INDEX worst ON outcomes (rank, number);
+"""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -52,12 +60,6 @@ class Summary(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-class _Entry(msgspec.Struct, frozen=True):
-    rank: int
-    offset: int
-    length: int
-
-
 class Ledger:
     """Outcomes by input.
 
@@ -68,51 +70,87 @@ class Ledger:
 
     Raises:
         UsageError: If the file cannot be written, or is something else than a ledger.
+        ResourceError: If another audit is at it.
     """
 
     def __init__(self, path: Path, key: str, *, resume: bool):
         self.path = path
-        self._entries: dict[bytes, _Entry] = {}
-        head = msgspec.json.encode({"schema": _SCHEMA, "key": key}) + b"\n"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-        except OSError as error:
-            raise UsageError(f"the ledger {path} cannot be written: {error.strerror}") from error
-        self._file.seek(0)
-        first = self._file.readline()
-        if first and _SCHEMA.encode() not in first:
-            self._file.close()
-            raise UsageError(f"{path} is not a ledger of an audit; name another file")
-        if resume and first == head:
-            self._load()
-        else:
-            self._file.truncate(0)
-            self._file.write(head)
-            self._file.flush()
+            self._base = sqlite3.connect(path, timeout=1, isolation_level=None)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UsageError(f"the ledger {path} cannot be written: {error}") from error
+        try:
+            self._open(key, resume=resume)
+        except sqlite3.OperationalError as error:
+            self._base.close()
+            if "locked" in str(error):
+                raise ResourceError(
+                    f"the ledger {path} is in use by another audit of the same: wait for it"
+                ) from error
+            raise UsageError(f"the ledger {path} cannot be written: {error}") from error
+        except sqlite3.DatabaseError as error:
+            self._base.close()
+            raise UsageError(
+                f"{path} is not a ledger of an audit: remove it, or name another file"
+            ) from error
+
+    def _open(self, key: str, *, resume: bool) -> None:
+        base = self._base
+        # It is to survive the end of this process, not a loss of power.
+        for setting in ("locking_mode = EXCLUSIVE", "synchronous = OFF", "journal_mode = TRUNCATE"):
+            base.execute(f"PRAGMA {setting}")
+        base.execute("BEGIN EXCLUSIVE")
+        (mark,) = base.execute("PRAGMA application_id").fetchone()
+        tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master")]
+        if tables and mark != _MARK:
+            raise sqlite3.DatabaseError("of another program")
+        if not tables:
+            base.execute(f"PRAGMA application_id = {_MARK}")
+            for statement in _TABLES.split(";"):
+                base.execute(statement)
+        found = base.execute("SELECT key FROM head").fetchone()
+        if not (resume and found == (key,)):
+            base.execute("DELETE FROM outcomes")
+            base.execute("DELETE FROM head")
+            base.execute("INSERT INTO head VALUES (?)", (key,))
+        base.execute("COMMIT")
 
     def __len__(self) -> int:
         """How many inputs have an outcome."""
-        return len(self._entries)
+        return int(self._base.execute("SELECT count(*) FROM outcomes").fetchone()[0])
 
     def find(self, path: str) -> Outcome | None:
         """The outcome of an input, if there is one."""
-        entry = self._entries.get(_digest(path))
-        return None if entry is None else self._read(entry)
+        found = self._base.execute(
+            "SELECT outcome FROM outcomes WHERE path = ?", (fingerprint(path),)
+        ).fetchone()
+        return None if found is None else msgspec.json.decode(found[0], type=Outcome)
 
     def add(self, outcome: Outcome) -> None:
-        """Note an outcome; it replaces an earlier one of the same input."""
-        line = msgspec.json.encode(outcome) + b"\n"
-        self._file.seek(0, 2)
-        entry = _Entry(rank_of(outcome), self._file.tell(), len(line))
-        self._file.write(line)
-        self._file.flush()
-        self._entries[_digest(outcome.path)] = entry
+        """Note an outcome; it replaces an earlier one of the same input.
+
+        Args:
+            outcome: The outcome.
+
+        Raises:
+            ResourceError: If the disk is full.
+        """
+        row = fingerprint(outcome.path), rank_of(outcome), msgspec.json.encode(outcome)
+        try:
+            self._base.execute(
+                "INSERT OR REPLACE INTO outcomes (path, rank, outcome) VALUES (?, ?, ?)", row
+            )
+        except sqlite3.OperationalError as error:
+            raise ResourceError(
+                f"the ledger {self.path} cannot be written ({error}): make room, and go on with "
+                "--resume"
+            ) from error
 
     def worst_first(self) -> Iterator[Outcome]:
         """Every outcome, the worst first, otherwise in the order in which they came."""
-        for entry in sorted(self._entries.values(), key=lambda item: (item.rank, item.offset)):
-            yield self._read(entry)
+        for (line,) in self._base.execute("SELECT outcome FROM outcomes ORDER BY rank, number"):
+            yield msgspec.json.decode(line, type=Outcome)
 
     def summary(self, fail_on: Severity, reused: int = 0) -> Summary:
         """Count what there is."""
@@ -142,7 +180,7 @@ class Ledger:
 
     def close(self, *, remove: bool = False) -> None:
         """Close the file; remove it if the batch is done."""
-        self._file.close()
+        self._base.close()
         if remove:
             self.path.unlink(missing_ok=True)
 
@@ -159,21 +197,6 @@ class Ledger:
         """Close; what an interrupted batch found stays."""
         self.close()
 
-    def _load(self) -> None:
-        offset = self._file.tell()
-        for line in self._file:
-            try:
-                outcome = msgspec.json.decode(line, type=Outcome)
-            except msgspec.DecodeError:
-                self._file.truncate(offset)  # a kill tore it; what follows cannot be whole
-                return
-            self._entries[_digest(outcome.path)] = _Entry(rank_of(outcome), offset, len(line))
-            offset += len(line)
-
-    def _read(self, entry: _Entry) -> Outcome:
-        self._file.seek(entry.offset)
-        return msgspec.json.decode(self._file.read(entry.length), type=Outcome)
-
 
 def rank_of(outcome: Outcome) -> int:
     """The place of an outcome among others: smaller is worse."""
@@ -187,7 +210,3 @@ def fails(outcome: Outcome, fail_on: Severity) -> bool:
     """Whether an outcome fails a batch that fails on that severity."""
     worst = outcome.worst
     return worst is not None and SEVERITIES.index(worst) <= SEVERITIES.index(fail_on)
-
-
-def _digest(path: str) -> bytes:
-    return blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
