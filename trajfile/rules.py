@@ -88,7 +88,7 @@ _ERRORS = {
     "H5-006": "No filter but shuffle, deflate, zstd and fletcher32.",
     "H5-007": "Lanes pass shuffle (or not), deflate or zstd (or neither), then fletcher32.",
     "H5-008": "Tables are not filtered.",
-    "H5-009": "Arrays are chunked and can be extended downwards, /scalars/value also sideways.",
+    "H5-009": "Arrays are chunked and grow downwards, /scalars/value and .joined also sideways.",
     "H5-010": "A chunk of a lane is one row (of an archive, several) and at most 262144 elements.",
     "H5-011": "No committed chunk skips a filter.",
     "H5-012": "Text in the root attributes is of fixed length.",

@@ -191,6 +191,7 @@ class Hdf5:
         data = self.chunks(key, dataset, row, first, item)
         if count > first or key + ".joined" in self.file:
             more = self.open(key + ".joined", 2, dtype, lane=True)
+            demand(h5py.Dataset(more).maxshape[1] is None, "H5-009")
             data += self.chunks(key + ".joined", more, row, count - first, item)
         return data
 

@@ -148,6 +148,20 @@ def test_a_stream_that_starts_later_is_declared_by_arrays_or_by_name(path):
         np.testing.assert_array_equal(run["optimizer/shampoo"]["w"][0], [1, 1])
 
 
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_dtype_without_elements_at_first_may_have_many_later(path, compression):
+    with trajfile.Writer(path, compression=compression) as writer:
+        for step in range(3):
+            late = {"late": np.zeros(300_000, np.float16)} if step else {}
+            empty = {"empty": np.zeros(0, np.float16)}
+            given = theta(step) | empty | late
+            writer.append(step, params=given, scalars={"learning_rate": 0.1})
+    assert not trajfile.validate(path, deep=True)
+    with trajfile.open(path) as run:
+        assert run["params"]["late"][:].shape == (2, 300_000)
+        assert not run["params"]["late"][:].any()
+
+
 def test_tensors_and_scalars_join_later(path):
     with trajfile.Writer(path) as writer:
         writer.append(0, params=theta(0), scalars={"loss": 1.0})

@@ -35,14 +35,12 @@ from trajfile.containers.identity import (
 )
 from trajfile.containers.journal import Journal
 from trajfile.containers.state import identity_of
-from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec, layout
+from trajfile.containers.store import COMMITS, MANIFEST, UNKNOWN_CHUNK, ArraySpec, layout
 from trajfile.containers.writer_lock import WriterLock, claim_aside
 from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
 _BOUNDS = ("v110", "v110")
-# Joining columns come in unknown numbers: small chunks waste little, large ones read faster.
-_JOINED_CHUNK = 1024
 _GZIP_LEVEL = 4
 _ZSTD_LEVEL = 3
 
@@ -103,7 +101,7 @@ def create_store(
             for spec in layout(manifest, archive=archive):
                 _create_array(file, spec, compression)
                 if spec.lane and not archive:
-                    width = max(spec.chunk[1], _JOINED_CHUNK)
+                    width = max(spec.chunk[1], UNKNOWN_CHUNK)
                     joined = replace(spec, key=joined_key(spec.key), columns=0, chunk=(1, width))
                     _create_array(file, joined, compression)
             store.save(MANIFEST, 0, np.frombuffer(manifest.to_line(identity_of(store)), np.uint8))

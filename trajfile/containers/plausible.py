@@ -32,10 +32,9 @@ def check_chunks(store: ArrayStore, manifest: Manifest, record: Record) -> None:
     for stream, rows in zip(manifest.streams, record.rows, strict=True):
         for lane in stream.lanes:
             key = stream_key(stream.name, lane)
-            width = store.chunk_columns(key)
             runs = extents(stream, lane, slice(0, rows))
-            due[key] = sum((run.last - run.first) * -(-run.columns // width) for run in runs)
-            widest = max(widest, *(-(-run.columns // width) for run in runs), 0)
+            due[key] = sum(store.chunks(key, run.last - run.first, run.columns) for run in runs)
+            widest = max(widest, *(store.chunks(key, 1, run.columns) for run in runs), 0)
     total = sum(due.values())
     # The rows of a folder are borne out by its keys; its size takes a walk to find out.
     many = widest if store.kind == "zarr" else total

@@ -24,6 +24,9 @@ MAX_CHUNK_COLUMNS = 262144
 
 _TILE_ROWS, _MAX_TILE_ROWS, _TILE_COLUMNS = 16, 1024, 16384
 
+#: Columns of a chunk of columns yet to come: small ones waste little, large ones read faster.
+UNKNOWN_CHUNK = 1024
+
 #: More bytes than this in /manifest are refused.
 MAX_MANIFEST_BYTES = 2**30
 
@@ -83,10 +86,11 @@ def chunk_width(columns: int) -> int:
         columns: Columns of the lane at creation.
 
     Returns:
-        ceil(N / ceil(N / 262144)), at least 1.
+        ceil(N / ceil(N / 262144)); `UNKNOWN_CHUNK` if there is none yet.
     """
-    parts = max(1, -(-columns // MAX_CHUNK_COLUMNS))
-    return max(1, -(-columns // parts))
+    if not columns:
+        return UNKNOWN_CHUNK
+    return -(-columns // -(-columns // MAX_CHUNK_COLUMNS))
 
 
 def tile_shape(columns: int) -> tuple[int, int]:
@@ -209,6 +213,10 @@ class ArrayStore(Protocol):
 
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane."""
+        ...
+
+    def chunks(self, key: str, rows: int, columns: int) -> int:
+        """Chunks that so many rows of the first columns of a lane take at least."""
         ...
 
     def discard(self, key: str, rows: int) -> int:

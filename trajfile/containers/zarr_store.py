@@ -205,6 +205,11 @@ class ZarrStore:
             return chunk_width(self.columns(key))
         return self._lanes[key].width
 
+    def chunks(self, key: str, rows: int, columns: int) -> int:
+        """Chunks that so many rows of the first columns of a lane take at least."""
+        lane = self._lanes[key]
+        return -(-rows // lane.height) * -(-columns // lane.width)
+
     def unit(self, key: str) -> tuple[int, int]:
         """Rows and columns that are written at once: a shard."""
         return self._lanes[key].height, self._lanes[key].columns

@@ -395,6 +395,8 @@ def hdf5() -> Iterator[Broken]:
     yield only_hdf5("contiguous", "H5-009", "a table that is not chunked", h5.replaced(step, "<i8"))
     says = "a table that cannot grow"
     yield only_hdf5("fixed", "H5-009", says, h5.replaced(step, "<i8", (2,), grows=False))
+    says = "a dataset for columns that join which can't get wider than four"
+    yield only_hdf5("joined_fixed", "H5-009", says, h5.fixed_width(lane, 4))
     says = "a lane with two rows in a chunk"
     spoil = h5.replaced(lane, "<f4", (2, 4), fletcher32=True)
     yield only_hdf5("rows_in_a_chunk", "H5-010", says, spoil)

@@ -92,6 +92,19 @@ def replaced(
     return spoil
 
 
+def fixed_width(key: str, columns: int) -> Spoil:
+    """Let a lane have a dataset for what joins that can't get wider than some columns."""
+
+    def spoil(path: Path) -> None:
+        with opened(path) as file:
+            shape, limit = (0, 0), (None, columns)
+            options: dict[str, Any] = {"chunks": (1, columns), "fletcher32": True}
+            made = file.create_dataset(key + ".joined", shape, "<f4", maxshape=limit, **options)
+            made.attrs["dtype"] = np.bytes_("float32")
+
+    return spoil
+
+
 def checksum_first(key: str) -> Spoil:
     """Compress a lane after its checksum was added."""
 
