@@ -63,7 +63,9 @@ def holes(
     spec = container.manifest().by_name[stream]
     if rows is None:
         rows = np.arange(container.committed_rows(stream))
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+    if not len(rows):
+        return
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     probe = _Probe(container, spec)
     for lane, width in spec.lanes.items():
         wanted = _wanted(spec, lane, tensors)

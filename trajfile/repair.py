@@ -153,7 +153,7 @@ def repair(
     backup = _named(source, "damaged") if in_place else None
     if backup is not None and (backup.is_symlink() or backup.exists()):
         raise UsageError(f"{backup} exists already: move it away, for the damaged run goes there")
-    if source.exists() and WriterLock.is_held(source):
+    if (source.is_file() or source.is_dir()) and WriterLock.is_held(source):
         raise ResourceError(f"{source} is being written: repair it once its writer has ended")
     found = Salvaged(source)
     try:

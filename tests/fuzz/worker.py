@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import traceback
@@ -35,8 +36,8 @@ _OWN = (
     *(sys.prefix, sys.base_prefix, str(Path(trajfile.__file__).parents[1])),
     *("/proc/", "/sys/", "/dev/null", "/dev/urandom", "/usr/", "/etc/localtime"),
 )
-_WATCHED = {"open", "os.listdir", "os.scandir"}
-_FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "socket.connect", "os.remove"}
+_WATCHED = {"open", "os.listdir", "os.scandir", "os.remove", "os.rename", "shutil.rmtree"}
+_FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "socket.connect"}
 
 
 class Outside(BaseException):
@@ -68,6 +69,9 @@ def use(path: Path, number: int) -> str:
     commands = [["info", "--all"], ["validate"]]
     if number % 4 == 0:
         commands.append(["analyze", "--device", "cpu", "--memory", "64MiB"])
+    saved = path.with_name(f"saved{path.suffix}")
+    if number % 4 == 1:
+        commands.append(["repair", "--out", str(saved)])
     for name, *options in commands:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -79,6 +83,9 @@ def use(path: Path, number: int) -> str:
         assert code in {0, 1, 2, 3, 4}, f"{name} exits {code}: {shown}"
         assert "Traceback" not in shown, shown
         assert all(c.isprintable() or c == "\n" for c in shown), repr(shown)
+    if saved.exists():
+        assert not [f for f in trajfile.validate(saved, deep=True) if f.severity == "error"]
+        shutil.rmtree(saved) if saved.is_dir() else saved.unlink()
     return outcome
 
 

@@ -6,6 +6,8 @@ would keep a reader busy for days before the last of them is found missing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from trajfile.containers.extents import extents
 from trajfile.containers.record import Record
 from trajfile.containers.state import damaged
@@ -41,6 +43,24 @@ def check_chunks(store: ArrayStore, manifest: Manifest, record: Record) -> None:
     if many > _FEW:
         most = max(due, key=lambda key: due[key])
         _check_bytes(store, total, most)
+
+
+def impossible_lanes(store: ArrayStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Stream and lane of those of which the bytes that are there cannot hold a single row.
+
+    Args:
+        store: The arrays.
+        manifest: The revision in force.
+
+    """
+    for stream in manifest.streams:
+        for lane, columns in stream.lanes.items():
+            try:
+                across = store.chunks(stream_key(stream.name, lane), 1, columns)
+            except KeyError:  # it could not even be opened
+                continue
+            if across > _FEW and across * _LEAST_BYTES > store.stored_bytes():
+                yield stream.name, lane
 
 
 def _check_bytes(store: ArrayStore, chunks: int, key: str) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers import Compression
 from trajfile.containers.journal import Journal
+from trajfile.containers.plausible import impossible_lanes
 from trajfile.containers.proof import (
     Notes,
     ProvenKeys,
@@ -19,6 +20,7 @@ from trajfile.containers.proof import (
 )
 from trajfile.containers.record import Record
 from trajfile.containers.salvage_store import Salvageable, open_store
+from trajfile.containers.state import damaged
 from trajfile.containers.store import (
     COMMITS,
     MANIFEST,
@@ -29,6 +31,10 @@ from trajfile.containers.store import (
 from trajfile.containers.tiles import Tiles
 from trajfile.errors import Damaged, FormatError
 from trajfile.schema import ABSENT_BITS, Manifest
+
+
+#: Rows that a truncated file may have lost and that are told one by one, however small it is.
+_FEW_ROWS = 2**24
 
 
 class Salvaged(Journal):
@@ -89,6 +95,12 @@ class Salvaged(Journal):
         elif store.anonymous is not None:
             raise store.anonymous
         self.lanes_lost = store.settle(proven.first, proven.manifest)
+        for lane in impossible_lanes(store, proven.manifest):
+            key = stream_key(*lane)
+            what = "is wider than all that is stored"
+            self.lanes_lost[lane] = damaged(store, what, key, "SUM-002")
+        if max(last.rows, default=0) > max(store.stored_bytes(), _FEW_ROWS):
+            raise self._hopeless(COMMITS, f"{max(last.rows)} rows are committed, far too many")
         self._keys = {
             stream: self._proven_keys(stream, number)
             for number, stream in enumerate(self._manifest.by_name)

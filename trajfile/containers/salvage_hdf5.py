@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import h5py
-from h5py import h5g, h5l
+import numpy as np
+from h5py import h5g, h5l, h5t
+from numpy.typing import NDArray
 
 from trajfile.containers.hdf5_attributes import read_identity
-from trajfile.containers.hdf5_damage import LIBRARY_FAILURES
+from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_open import SIGNATURE
 from trajfile.containers.hdf5_store import Hdf5Store
 from trajfile.containers.hdf5_view import ROOTS, ClosedView
@@ -29,6 +31,14 @@ class DamagedHdf5(Hdf5Store):
     """The arrays of a damaged file, each opened for itself."""
 
     anonymous: FormatError | None = None
+
+    def salvage(self, key: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """As much of a table as is there; only of one of numbers, for others lead elsewhere."""
+        with failures_as_damage(self._path, f"/{key}"):
+            numbers = self._dataset(key).get_type().get_class() in {h5t.INTEGER, h5t.FLOAT}
+        if not numbers:
+            raise self._wrong(key, "does not hold numbers", "DT-002")
+        return super().salvage(key)
 
     def settle(self, first: Manifest, newest: Manifest) -> dict[Lane, FormatError]:
         """Take the arrays for what the manifest says; lanes that cannot be read, and why."""
@@ -65,7 +75,8 @@ def open_damaged_hdf5(path: Path, notes: Notes) -> DamagedHdf5:
     try:
         file, identity = _opened(path, usual=usual)
     except (*LIBRARY_FAILURES, FormatError) as error:
-        _hopeless(path, " ".join(str(error).split()), error)
+        what = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        _hopeless(path, what, error)
     end = int.from_bytes(head[28:36], "little")
     if not usual and size < end and identity.get("format") != FORMAT:
         file.close()
