@@ -51,6 +51,8 @@ class ClosedView(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         """Fill a buffer from the present position on."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type] # any writable buffer
+        if self._at + len(view) >= 2**63:
+            raise OSError(f"address {self._at} is beyond the end of any file")
         count = os.preadv(self._descriptor, [view], self._at)
         hidden = self._superblock[self._at : self._at + count]
         view[: len(hidden)] = hidden
