@@ -307,6 +307,8 @@ class Zarr:
                 file = self.path / key / place
                 if number == 0 or file.is_symlink() or file.exists():
                     if number == 0 and rows is None and not file.exists():
+                        later = [int(c.name.split(".")[1]) for c in file.parent.glob("c.*")]
+                        demand(max(later, default=-1) < len(bands), "COM-001")
                         break
                     data = regular(file, "COM-002")
                     demand(len(data) == height * width * item, "SUM-003")

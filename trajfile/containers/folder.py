@@ -16,6 +16,7 @@ from trajfile.containers.regular import open_regular, read_document, refuse_link
 PARTIAL = ".partial"
 
 _CHUNK = re.compile(r"c\.(\d+)(?:\.\d+)?(?:\.partial)?")
+_WHOLE = re.compile(r"c\.(\d{1,15})(?:\.\d{1,15})?")
 
 
 class Folder:
@@ -85,6 +86,10 @@ class Folder:
         """Make a folder and those above it."""
         with full_disk_as_resource_error(self.root):
             path.mkdir(parents=True, exist_ok=True)
+
+    def bands(self, path: Path) -> set[int]:
+        """Which rows of chunks an array has files of, whole ones."""
+        return {int(found.group(1)) for found in map(_WHOLE.fullmatch, os.listdir(path)) if found}
 
     def drop_chunks(self, path: Path, first: int) -> int:
         """Delete the chunk files of an array from row ``first`` on, and files left half-written.

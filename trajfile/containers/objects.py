@@ -190,6 +190,10 @@ class Objects:
             self._tails[path] = data, size
         yield Ranges(self.bucket, path, *self._tails[path])
 
+    def bands(self, path: Any) -> set[int]:
+        """Which rows of chunks an array has objects of."""
+        return {int(found.group(1)) for found in map(_CHUNK.fullmatch, self._sizes(path)) if found}
+
     def drop_chunks(self, path: Any, first: int) -> int:
         """Take the chunks of an array from row ``first`` on for free space, and for not there.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from trajfile.schema import ABSENT_BITS, Manifest
 
 
 #: Rows that a truncated file may have lost and that are told one by one, however small it is.
-_FEW_ROWS = 2**24
+_FEW_ROWS = 2**20
 
 
 class Salvaged(Journal):
@@ -99,8 +100,9 @@ class Salvaged(Journal):
             key = stream_key(*lane)
             what = "is wider than all that is stored"
             self.lanes_lost[lane] = damaged(store, what, key, "SUM-002")
-        if max(last.rows, default=0) > max(store.stored_bytes(), _FEW_ROWS):
-            raise self._hopeless(COMMITS, f"{max(last.rows)} rows are committed, far too many")
+        most = max(last.scalar_rows, *last.rows)
+        if most > max(store.stored_bytes(), _FEW_ROWS):
+            raise self._hopeless(COMMITS, f"{most} rows are committed, far too many for its size")
         self._keys = {
             stream: self._proven_keys(stream, number)
             for number, stream in enumerate(self._manifest.by_name)
@@ -155,10 +157,11 @@ class Salvaged(Journal):
     def _table_or_nothing(
         self, key: str, dtype: str, columns: tuple[int, ...] = ()
     ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        try:
-            return self._store.salvage(key)
-        except FormatError:
-            return np.zeros((0, *columns), dtype), np.zeros(0, np.bool_)
+        with contextlib.suppress(FormatError):
+            found, known = self._store.salvage(key)
+            if found.ndim == 1 + len(columns):
+                return found, known
+        return np.zeros((0, *columns), dtype), np.zeros(0, np.bool_)
 
     def _hopeless(self, key: str, what: str) -> Damaged:
         return Damaged(

@@ -19,6 +19,8 @@ from trajfile.errors import FormatError
 Index = tuple[int, int]
 
 _MAX_LOOKED_AT = 4096
+#: Chunks are numbered without gaps; one farther off than all there are and this is not believed.
+_GAP = 16
 _CHUNK = re.compile(r"c\.(\d{1,15})(?:\.\d{1,15})?")
 
 
@@ -76,7 +78,9 @@ class ZarrTable:
         bands = 0
         while (count is None or bands * height < count) and self._exists((bands, 0)):
             bands += 1
-        if count is not None and bands * height < count:
+        if count is None:
+            bands = self._beyond_gaps(bands)
+        elif bands * height < count:
             return None
         rows = bands * height if count is None else count
         across = max(1, -(-columns // width))
@@ -98,6 +102,15 @@ class ZarrTable:
                     self._held[i, j] = chunk
         return out
 
+    def _beyond_gaps(self, bands: int) -> int:
+        """Rows of chunks up to the last there is; a lost one between reads as never written."""
+        for place in sorted(self._files.bands(self._folder)):
+            if place >= bands and place < 2 * bands + _GAP:
+                bands = place + 1
+            elif place >= bands:
+                raise self._damaged(f"chunk {bands} is missing, yet chunk {place} is there")
+        return bands
+
     def salvage(self, columns: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Whatever can be read, and which rows could be; the others are zeros."""
         height, width = self._chunk
@@ -105,8 +118,7 @@ class ZarrTable:
         files = list(self._folder.iterdir()) if self._folder.is_dir() else []
         matches = [_CHUNK.fullmatch(file.name) for file in files]
         numbers = sorted({int(match.group(1)) for match in matches if match})
-        # Chunks are numbered without gaps; one far off is not believed.
-        most = 2 * len(numbers) + 16
+        most = 2 * len(numbers) + _GAP
         bands = max((number + 1 for number in numbers if number < most), default=0)
         shape = (bands * height, across * width)
         stored = sum(file.lstat().st_size for file in files)

@@ -450,6 +450,9 @@ def zarr() -> Iterator[Broken]:
     grid = {"name": "regular", "configuration": {"chunk_shape": [2**25]}}
     says = "a chunk of 2^25 steps"
     yield only_zarr("huge_chunk", "ZR-011", says, zr.edited(step, chunk_grid=grid))
+    says = "a chunk of commit records is gone, a later one is there"
+    each = replace(SMALL, table_rows=1)
+    yield only_zarr("commits_amid", "COM-001", says, zr.without("commits/c.1.0"), style=each)
     yield only_zarr("fill_value", "ZR-012", "a fill value of 0", zr.edited(lane, fill_value=0))
 
 

@@ -41,6 +41,11 @@ def removed(key: str) -> Spoil:
     return lambda path: shutil.rmtree(path / key)
 
 
+def without(place: str) -> Spoil:
+    """Take a chunk away."""
+    return lambda path: (path / place).unlink()
+
+
 def unfinished(path: Path) -> None:
     """What is there when a writer is killed before it writes the root's document."""
     (path / "zarr.json").rename(path / "zarr.json.partial")
