@@ -89,7 +89,8 @@ class Folder:
 
     def bands(self, path: Path) -> set[int]:
         """Which rows of chunks an array has files of, whole ones."""
-        return {int(found.group(1)) for found in map(_WHOLE.fullmatch, os.listdir(path)) if found}
+        found = (_WHOLE.fullmatch(file.name) for file in path.iterdir())
+        return {int(match.group(1)) for match in found if match}
 
     def drop_chunks(self, path: Path, first: int) -> int:
         """Delete the chunk files of an array from row ``first`` on, and files left half-written.

@@ -52,6 +52,9 @@ def impossible_lanes(store: ArrayStore, manifest: Manifest) -> Iterator[tuple[st
         store: The arrays.
         manifest: The revision in force.
 
+    Yields:
+        Each, in the manifest's order.
+
     """
     for stream in manifest.streams:
         for lane, columns in stream.lanes.items():

@@ -33,7 +33,6 @@ from trajfile.containers.tiles import Tiles
 from trajfile.errors import Damaged, FormatError
 from trajfile.schema import ABSENT_BITS, Manifest
 
-
 #: Rows that a truncated file may have lost and that are told one by one, however small it is.
 _FEW_ROWS = 2**20
 
