@@ -228,12 +228,12 @@ class Hdf5Store:
 
     def chunks(self, key: str, rows: int, columns: int) -> int:
         """Chunks that so many rows of the first columns of a lane take at least."""
-        lane = self._readers[key]
-        across = sum(
+        height: int = self._readers[key].height
+        across: int = sum(
             -(-(inside.stop - inside.start) // self._readers[part].width)
             for part, inside, _ in self._split(key, slice(0, columns))
         )
-        return -(-rows // lane.height) * across
+        return -(-rows // height) * across
 
     def unit(self, key: str) -> tuple[int, int]:
         """Rows and columns that are written at once: a chunk."""
