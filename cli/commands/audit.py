@@ -186,7 +186,7 @@ def _ledger(settings: Settings, paths: list[str], *, resume: bool) -> Ledger:
     from hashlib import blake2b
 
     from trajfile.audit import Ledger
-    from trajfile.audit.examine import settings_key
+    from trajfile.audit.outcome import settings_key
 
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     named = "\0".join([str(Path.cwd()), *paths])

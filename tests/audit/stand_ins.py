@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.audit.runs import healthy
-from trajfile.audit.examine import Outcome, Settings, examine
+from trajfile.audit.examine import examine
+from trajfile.audit.outcome import Outcome, Settings
 
 
 def task(path: str, settings: Settings) -> Outcome:
@@ -36,7 +37,7 @@ def task(path: str, settings: Settings) -> Outcome:
 
 
 def examine_with(first, path: str, settings: Settings) -> Outcome:
-    from trajfile.audit.examine import failed, failure_of
+    from trajfile.audit.failure import failed, failure_of
 
     try:
         first()

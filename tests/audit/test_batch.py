@@ -20,6 +20,7 @@ from trajfile.audit import (
     Settings,
     Violation,
     audit,
+    crew_for,
     load_baseline,
     load_rulebook,
     run_batch,
@@ -27,8 +28,9 @@ from trajfile.audit import (
     sifting,
 )
 from trajfile.audit.drive import outcomes
-from trajfile.audit.examine import Divided, conclude, examine, examine_part, settings_key
+from trajfile.audit.examine import Divided, conclude, examine, examine_part
 from trajfile.audit.inputs import inputs
+from trajfile.audit.outcome import settings_key
 from trajfile.audit.pool import Pool, place
 from trajfile.audit.rulebook import compose, shipped
 from trajfile.audit.sifting import Seen, in_order
@@ -42,7 +44,10 @@ def settings():
     return Settings(compose(_RuleFile(), "the shipped rules"), memory=2**28)
 
 
-def test_an_input_that_ruins_its_worker_costs_nothing_else(settings, tmp_path):
+@pytest.mark.parametrize("scheduler", [None, pytest.param("local", marks=pytest.mark.slow)])
+def test_an_input_that_ruins_its_worker_costs_nothing_else(scheduler, settings, tmp_path):
+    if scheduler:
+        pytest.importorskip("distributed")
     good = str(healthy(tmp_path / "good.h5"))
     once = str(tmp_path / "killed once.h5")
     due = {
@@ -54,7 +59,7 @@ def test_an_input_that_ruins_its_worker_costs_nothing_else(settings, tmp_path):
         once: "ok",  # its process was killed, perhaps because of another
         "plain": "ok",
     }
-    with Pool(settings, 2, max_time=20) as crew:
+    with crew_for(settings, 2, scheduler, max_time=20) as crew:
         found = list(outcomes(due, settings, crew, task=task))
     assert sorted(o.path for o in found) == sorted(due)
     assert {o.path: o.status for o in found} == due

@@ -47,6 +47,17 @@ def dask(*arguments):
     )
 
 
+def address_in(where, deadline):
+    """What a scheduler writes down once it is there; the file comes before its text."""
+    while True:
+        try:
+            return msgspec.json.decode(where.read_bytes())["address"]
+        except (OSError, msgspec.DecodeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dask")
@@ -58,9 +69,7 @@ def address(tmp_path_factory):
     started += [dask("worker", *common, *loopback, *worker) for _ in range(2)]
     try:
         deadline = time.monotonic() + 60
-        while not where.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield msgspec.json.decode(where.read_bytes())["address"]
+        yield address_in(where, deadline)
     finally:
         for process in reversed(started):
             process.terminate()
@@ -75,7 +84,7 @@ def test_a_batch_completes_though_a_worker_is_killed(address, settings, tmp_path
     due |= {"absent.h5": "unreadable", "kills": "died", "sleeps": "timeout"}
     divided = msgspec.structs.replace(settings, memory=2**23, divide_above=0)
     found = []
-    with Cluster(address, divided, 1, max_time=20) as crew:
+    with Cluster(address, divided, 1, max_time=60) as crew:
         crew._client.wait_for_workers(2, timeout=60)
         batch = threading.Thread(
             target=lambda: found.extend(outcomes(due, divided, crew, task=task))
@@ -88,7 +97,7 @@ def test_a_batch_completes_though_a_worker_is_killed(address, settings, tmp_path
         busy = {worker for worker, keys in crew._client.processing().items() if keys}
         os.kill(calls[sorted(busy)[0]], signal.SIGKILL)
         (tmp_path / "go").touch()
-        batch.join(120)
+        batch.join(300)
     assert sorted(o.path for o in found) == sorted(due)
     assert {o.path: o.status for o in found} == due
     left = examine(huge, divided)

@@ -8,7 +8,9 @@ import pytest
 
 from tests.audit.runs import BREAKING, healthy, record
 from trajfile.audit import Settings, load_rulebook
-from trajfile.audit.examine import Accepted, examine, failed
+from trajfile.audit.examine import examine
+from trajfile.audit.failure import failed
+from trajfile.audit.outcome import Accepted
 from trajfile.audit.rulebook import FAILURES, shipped
 
 ROOT = Path(__file__).parents[2]

@@ -1,12 +1,15 @@
 """What an audit of many runs takes: against a loop of `trajfile analyze`, and in memory.
 
     python -m tests.bench.audit loop [--runs 200] [--loop 3]
+    python -m tests.bench.audit crews [--runs 200] [--rounds 3]
     python -m tests.bench.audit inventory [--inputs 100000]
 
 `loop` audits copies of a small run with one worker and with two, times some of a shell loop of
 `trajfile analyze` over them, and prints runs per second, how many times as fast the audit is, and
-how much faster two workers are than one. `inventory` lists, plans, notes, resumes and reports on so
-many inputs, whose examination is made up, and prints the memory taken at a tenth and at the end.
+how much faster two workers are than one. `crews` has two processes of a pool and two workers of a
+local Dask cluster take turns at one run, which shows their start, and at all. `inventory` lists,
+plans, notes, resumes and reports on so many inputs, whose examination is made up, and prints the
+memory taken at a tenth and at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,11 +26,20 @@ import time
 from pathlib import Path
 
 from tests.audit.runs import healthy
-from trajfile.audit import Ledger, Outcome, Result, Settings, load_rulebook, run_batch
+from trajfile.audit import (
+    Ledger,
+    Outcome,
+    Result,
+    Settings,
+    crew_for,
+    load_rulebook,
+    run_batch,
+)
+from trajfile.audit.content import identity_of
 from trajfile.audit.drive import outcomes
-from trajfile.audit.examine import identity_of, settings_key
 from trajfile.audit.formats import FORMATS
 from trajfile.audit.inputs import inputs
+from trajfile.audit.outcome import settings_key
 from trajfile.audit.pool import Pool
 
 COMMAND = Path(sys.executable).with_name("trajfile")
@@ -66,6 +79,31 @@ def loop(runs: int, looped: int) -> None:
     print(
         f"1 -> 2 workers: {gain:.2f} x, goal {SPEED_UP}: {'met' if gain >= SPEED_UP else 'not met'}"
     )
+
+
+def crews(runs: int, rounds: int) -> None:
+    settings = Settings(load_rulebook())
+    took: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        first = healthy(Path(name) / "0.h5")
+        paths = [str(first)]
+        for number in range(1, runs):
+            paths.append(str(shutil.copy(first, Path(name) / f"{number}.h5")))
+        for _ in range(rounds):
+            for kind, scheduler in (("pool", None), ("LocalCluster", "local")):
+                for some in (paths[:1], paths):
+                    start = time.perf_counter()
+                    with crew_for(settings, 2, scheduler) as crew:
+                        found = list(outcomes(some, settings, crew))
+                    took.setdefault((kind, len(some)), []).append(time.perf_counter() - start)
+                    assert {outcome.status for outcome in found} == {"ok"}
+    for (kind, count), seconds in took.items():
+        middle = statistics.median(seconds)
+        all_of = ", ".join(f"{one:.1f}" for one in sorted(seconds))
+        print(f"{kind:<12} {count:4} runs: {middle:6.1f} s (of {all_of})")
+    for kind in ("pool", "LocalCluster"):
+        alone, every = (statistics.median(took[kind, count]) for count in (1, runs))
+        print(f"{kind:<12} {(runs - 1) / (every - alone):.2f} runs/s once started")
 
 
 def inventory(count: int) -> None:
@@ -118,13 +156,16 @@ def resident() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["loop", "inventory"])
+    parser.add_argument("what", choices=["loop", "crews", "inventory"])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--loop", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--inputs", type=int, default=100_000)
     options = parser.parse_args()
     if options.what == "loop":
         loop(options.runs, options.loop)
+    elif options.what == "crews":
+        crews(options.runs, options.rounds)
     else:
         inventory(options.inputs)
 

@@ -162,7 +162,8 @@ def test_an_audit_of_a_store(proxy, local, tmp_path):
         "s3://seven/runs/deep/b.zarr",
     ]
     from trajfile.audit import Settings, load_rulebook
-    from trajfile.audit.examine import examine, identity_of
+    from trajfile.audit.content import identity_of
+    from trajfile.audit.examine import examine
 
     settings = Settings(load_rulebook())
     outcome = examine("s3://seven/runs/a.zarr", settings)

@@ -10,9 +10,9 @@ from pathlib import Path
 from trajfile.audit.baseline import load_baseline, save_baseline
 from trajfile.audit.batch import run_batch
 from trajfile.audit.crew import Crew
-from trajfile.audit.examine import Accepted, Outcome, Settings
 from trajfile.audit.formats import FORMATS, Result
 from trajfile.audit.ledger import Ledger, Summary
+from trajfile.audit.outcome import Accepted, Outcome, Settings
 from trajfile.audit.rulebook import Rulebook, load_rulebook, narrowed
 from trajfile.audit.rules import Rule, Violation
 

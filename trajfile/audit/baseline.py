@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from trajfile.audit.examine import Accepted, Outcome
+from trajfile.audit.outcome import Accepted, Outcome
 from trajfile.errors import UsageError
 
 _SCHEMA = "trajfile.audit-baseline/1"

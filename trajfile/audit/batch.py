@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from trajfile.audit.examine import Outcome, Settings, identity_of
+from trajfile.audit.content import identity_of
 from trajfile.audit.ledger import Ledger, Summary, fails
+from trajfile.audit.outcome import Outcome, Settings
 
 Examiner = Callable[[Iterable[str]], Iterator[Outcome]]
 

@@ -15,8 +15,8 @@ from contextlib import ExitStack, suppress
 from typing import Any, Self
 from uuid import uuid4
 
-from trajfile.audit.crew import Task, TaskFailed
-from trajfile.audit.examine import Settings
+from trajfile.audit.crew import Failure, Task, failure_of_task
+from trajfile.audit.outcome import Settings
 from trajfile.audit.pool import Pool
 from trajfile.errors import ResourceError, UsageError
 from trajfile.version import __version__
@@ -132,16 +132,14 @@ class Cluster:
 
         try:
             return ticket.result(timeout=_ANSWER)
-        except TaskFailed:
-            raise
-        except KilledWorker as error:
-            raise TaskFailed("died", "every worker that took it was lost") from error
         except (CancelledError, TimeoutError, OSError) as error:
             raise ResourceError(
                 f"the scheduler at {self.address} is gone; --resume goes on from here"
             ) from error
         except Exception as error:
-            raise TaskFailed("internal", f"{type(error).__name__}: {error}") from error
+            lost: tuple[Failure, str] = ("died", "every worker that took it was lost")
+            failure = failure_of_task(error, {KilledWorker: lost})
+            raise failure from error
 
     def kept(self, ticket: Any) -> Any:
         """The ticket: the result stays with the workers."""

@@ -6,7 +6,7 @@ is not its concern (see `trajfile.audit.drive`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, Self
 
 #: A function of a module, found by its name in workers; called with its arguments and settings.
@@ -27,6 +27,26 @@ class TaskFailed(Exception):
         super().__init__(status, detail)
         self.status: Failure = status
         self.detail = detail
+
+
+def failure_of_task(
+    error: Exception, known: Mapping[type[Exception], tuple[Failure, str]]
+) -> TaskFailed:
+    """What an error means for the task that ended with it.
+
+    Args:
+        error: As a library for processes or clusters raised it.
+        known: What those errors stand for that are of the library, not of the task.
+
+    Returns:
+        The failure; `internal` for what the task itself raised.
+    """
+    if isinstance(error, TaskFailed):
+        return error
+    for kind, (status, detail) in known.items():
+        if isinstance(error, kind):
+            return TaskFailed(status, detail)
+    return TaskFailed("internal", f"{type(error).__name__}: {error}")
 
 
 class Ticket(Protocol):

@@ -14,8 +14,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from trajfile.audit.crew import Crew, Task, TaskFailed
-from trajfile.audit.examine import Divided, Outcome, Settings, examine, examine_part, failed
+from trajfile.audit.examine import Divided, examine, examine_part
 from trajfile.audit.examine import conclude as conclude_divided
+from trajfile.audit.failure import failed
+from trajfile.audit.outcome import Outcome, Settings
 
 #: Inputs handed out ahead of the workers, for each of them.
 AHEAD = 2

@@ -14,7 +14,7 @@ from typing import Self
 
 import msgspec
 
-from trajfile.audit.examine import Outcome
+from trajfile.audit.outcome import Outcome
 from trajfile.audit.sifting import fingerprint
 from trajfile.errors import ResourceError, UsageError
 from trajfile.report import SEVERITIES, Severity

@@ -19,8 +19,8 @@ from typing import Any, Self
 import msgspec
 from pebble import ProcessExpired, ProcessPool
 
-from trajfile.audit.crew import Task, TaskFailed
-from trajfile.audit.examine import Settings
+from trajfile.audit.crew import Failure, Task, failure_of_task
+from trajfile.audit.outcome import Settings
 
 #: Tasks of a process before a fresh one takes its place: libraries leak.
 TASKS = 1000
@@ -70,12 +70,13 @@ class Pool:
         """
         try:
             return ticket.result()
-        except Late:
-            raise TaskFailed("timeout", f"over {self.max_time:g} s") from None
-        except ProcessExpired as error:
-            raise TaskFailed("died", f"exit code {error.exitcode}") from error
         except Exception as error:
-            raise TaskFailed("internal", f"{type(error).__name__}: {error}") from error
+            known: dict[type[Exception], tuple[Failure, str]] = {
+                Late: ("timeout", f"over {self.max_time or 0:g} s"),
+                ProcessExpired: ("died", f"exit code {getattr(error, 'exitcode', None)}"),
+            }
+            failure = failure_of_task(error, known)
+            raise failure from error
 
     def kept(self, ticket: Any) -> Any:
         """The result itself."""

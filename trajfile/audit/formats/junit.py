@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
-from trajfile.audit.examine import Outcome
 from trajfile.audit.formats.result import Result, printable
 from trajfile.audit.ledger import fails
+from trajfile.audit.outcome import Outcome
 
 
 def junit(result: Result) -> Iterator[str]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from trajfile.audit.examine import Outcome
 from trajfile.audit.formats.result import SCHEMA, Result
+from trajfile.audit.outcome import Outcome
 from trajfile.report import plain
 from trajfile.version import __version__
 

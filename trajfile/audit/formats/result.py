@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from trajfile.audit.examine import Outcome
 from trajfile.audit.ledger import Summary
+from trajfile.audit.outcome import Outcome
 from trajfile.audit.rulebook import Rulebook
 
 SCHEMA = "trajfile.audit/1"
