@@ -39,6 +39,26 @@ def gradients(model: keras.Model, inputs: np.ndarray, targets: np.ndarray) -> li
     return [inputs.T @ back, back.sum(0), hidden.T @ missed, missed.sum(0)]
 
 
+def own_gradients(model: keras.Model, inputs: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """The same as the framework differentiates it, in a loop written by hand."""
+    if keras.backend.backend() == "torch":
+        model.zero_grad()
+        loss = model.compute_loss(inputs, keras.ops.convert_to_tensor(targets), model(inputs))
+        loss.backward()
+        found = [v.value.grad.numpy().copy() for v in model.trainable_variables]
+        model.zero_grad()
+        return found
+    import jax
+
+    def loss_of(trained: list[jax.Array], kept: list[jax.Array]) -> jax.Array:
+        outputs, _ = model.stateless_call(trained, kept, inputs, training=True)
+        return keras.ops.mean(keras.losses.mean_squared_error(targets, outputs))
+
+    values = [v.value for v in model.trainable_variables]
+    kept = [v.value for v in model.non_trainable_variables]
+    return [np.array(g) for g in jax.jit(jax.grad(loss_of))(values, kept)]
+
+
 class ByHand(keras.callbacks.Callback):
     """Keeps the state before each batch, as any callback can."""
 
@@ -46,6 +66,7 @@ class ByHand(keras.callbacks.Callback):
         super().__init__()
         self.rows: Rows = {}
         self.gradients: list[list[np.ndarray]] = []
+        self.own: list[list[np.ndarray]] = []
         self.logged: list[float] = []
 
     def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
@@ -64,6 +85,7 @@ class ByHand(keras.callbacks.Callback):
                 }
         inputs, targets = (array[16 * batch : 16 * batch + 16] for array in data())
         self.gradients.append(gradients(model, inputs, targets))
+        self.own.append(own_gradients(model, inputs, targets))
         self.losses = getattr(self, "losses", [])
         self.losses.append(float(np.mean((model.predict_on_batch(inputs) - targets) ** 2)))
 
@@ -106,6 +128,9 @@ def main(folder: Path) -> None:
             for name, value in zip(names, expected, strict=True):
                 found = run["gradients"][name][index]
                 assert np.allclose(found, value, rtol=1e-4, atol=1e-6), (index, name)
+        for index, own in enumerate(by_hand.own):
+            for name, value in zip(names, own, strict=True):
+                assert np.array_equal(run["gradients"][name][index], value), (index, name)
         losses = run.scalars["loss"][1]
         assert np.allclose(losses, by_hand.losses, rtol=1e-6), (losses, by_hand.losses)
         assert np.allclose(run.scalars["learning_rate"][1], 0.01)
