@@ -30,6 +30,10 @@ KINDS = {
 }
 
 
+def _study(which):
+    return pytest.param(which, marks=pytest.mark.slow)
+
+
 # --- thresholds -----------------------------------------------------------------------------------
 
 
@@ -64,7 +68,7 @@ def first_to_diverge(which, curvatures, rate, decay=0.0):
     return curvatures[np.argmax(grown)]
 
 
-@pytest.mark.parametrize("which", [*SGDS, "adam", "adamw"])
+@pytest.mark.parametrize("which", [*SGDS, "adam", _study("adamw")])
 def test_threshold_is_the_curvature_at_which_the_optimizer_itself_diverges(which):
     rate = 0.1
     limit = stability_threshold(header_of(which, rate), np.array([0])).values[0]
@@ -72,7 +76,7 @@ def test_threshold_is_the_curvature_at_which_the_optimizer_itself_diverges(which
     assert first_to_diverge(which, curvatures, rate) == pytest.approx(limit, rel=2e-3)
 
 
-@pytest.mark.parametrize("which", [*SGDS, "adam"])
+@pytest.mark.parametrize("which", [*SGDS, _study("adam")])
 def test_coupled_decay_takes_up_as_much_of_the_threshold(which):
     rate, decay = 0.1, 1.0
     limit = stability_threshold(header_of(which, rate, decay), np.array([0])).values[0]
@@ -117,7 +121,7 @@ def turning_in_noise(which, rate, decay, *, steps=4000, size=300):
     return toys.dense(rows, rates=rate, groups={"scale_invariant": ("w",)}, optimizer=stated)
 
 
-@pytest.mark.parametrize("which", [*SGDS, "adamw"])
+@pytest.mark.parametrize("which", [*SGDS, _study("adamw")])
 def test_rotation_at_equilibrium_is_the_optimizers_own(which):
     metric = Elr()
     dense = turning_in_noise(which, 0.002, 0.5)
@@ -227,7 +231,7 @@ def test_run_that_names_no_optimizer_says_how_it_is_read(reports):
     assert report.metrics["sharpness"].summary["threshold_last"] is None
 
 
-@pytest.mark.parametrize("which", ["sgd", "momentum", "dampened", "nesterov"])
+@pytest.mark.parametrize("which", ["sgd", "momentum", _study("dampened"), _study("nesterov")])
 def test_expected_decay_of_the_imbalance_is_how_it_decays_at_the_floor(which, reports):
     found = reports(which, net="linear", decay=0.02, steps=800, streams=("params",))
     balance = found.metrics["imbalance"].summary
