@@ -117,6 +117,7 @@ class Image:
             file.write_bytes(data)
         for name, kind in self.special.items():
             file = path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
             if kind == "pipe":
                 os.mkfifo(file)
