@@ -237,17 +237,23 @@ class ZarrStore:
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
         keys = list(keys)
-        for key in keys:  # before the tables: once a commit is there, nothing is left to fail
+        if self._objects is None:
+            self._flush_tables(keys)
+        for key in keys:
             shape = self._document(key).shape
             if self._rows.get(key, 0) > shape[0]:
                 # Twice as many rows as needed, so that this file is seldom rewritten. Readers
                 # go by the commit record, and closing trims the shape.
                 self._reshape(key, [2 * self._rows[key], *shape[1:]])
                 self._folder.settle()
+        if self._objects is not None:  # once a commit is in a store, nothing is left to fail
+            self._flush_tables(keys)
+        self._folder.settle()
+
+    def _flush_tables(self, keys: list[str]) -> None:
         for key in keys:
             if key not in self._lanes:
                 self._table(key).flush(self._folder)
-        self._folder.settle()
 
     def sync(self, keys: Iterable[str]) -> None:
         """Force the flushed arrays to the disk, so that they survive a loss of power."""
