@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers import check_options, create, open_container
+from trajfile.containers import check_options, create, open_container, remove
 from trajfile.containers.base import Array, Commit, Rows
 from trajfile.containers.salvage import Salvaged, enclosing
 from trajfile.containers.writer_lock import WriterLock
@@ -146,7 +145,7 @@ def repair(
     target = _named(source, "repaired") if out is None else local_path(out)
     if in_place:
         target = source.with_name(f".{_named(source, 'repaired').name}")
-        _remove(target)
+        remove(target)
     check_options(target, compression=None, durability="process")
     if target.is_symlink() or target.exists():
         raise UsageError(f"{target} exists already: name another file (-o OUT)")
@@ -198,7 +197,7 @@ def _write(found: Salvaged, source: Path, target: Path, backup: Path | None) -> 
         )
     manifest = _manifest(found, kept, report)
     aside = target.with_name(f".{target.stem}.partial{target.suffix}")
-    _remove(aside)
+    remove(aside)
     try:
         made = create(aside, manifest, compression=found.compression, uuid=found.uuid)
         try:
@@ -209,7 +208,7 @@ def _write(found: Salvaged, source: Path, target: Path, backup: Path | None) -> 
         remarks = _looked_through(aside)
         aside.rename(target)
     except BaseException:
-        _remove(aside)
+        remove(aside)
         raise
     return RepairReport(**{**vars(report), "remarks": remarks})
 
@@ -373,10 +372,3 @@ def _rows(found: Salvaged, spec: StreamSpec, which: list[int]) -> Rows:
     # Samples are counted from 0 again: a file may not skip one.
     samples = np.arange(len(which), dtype=np.int32) if spec.sampled else None
     return Rows(lanes, samples)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

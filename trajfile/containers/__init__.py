@@ -55,7 +55,7 @@ def create(
         return create_remote(url, manifest, compression=compression, uuid=uuid, replace=replace)
     path = Path(path)
     if replace:
-        _remove(path)
+        remove(path)
     if path.is_symlink() or path.exists():
         raise UsageError(f"{path} exists already: choose another name, or append to it")
     if not path.parent.is_dir():
@@ -169,7 +169,15 @@ def open_container(
     return open_hdf5(path, writable=writable, durability=durability)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, a folder or a link, if it is there.
+
+    Args:
+        path: Which; of a link, itself and not where it leads.
+
+    Raises:
+        OSError: If it cannot be deleted.
+    """
     if path.is_dir() and not path.is_symlink():
         import shutil
 

@@ -89,7 +89,7 @@ class Folder:
 
     def bands(self, path: Path) -> set[int]:
         """Which rows of chunks an array has files of, whole ones."""
-        found = (_WHOLE.fullmatch(file.name) for file in path.iterdir())
+        found = (_WHOLE.fullmatch(file.name) for file in (path.iterdir() if path.is_dir() else ()))
         return {int(match.group(1)) for match in found if match}
 
     def drop_chunks(self, path: Path, first: int) -> int:

@@ -6,7 +6,7 @@ would keep a reader busy for days before the last of them is found missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from trajfile.containers.extents import extents
 from trajfile.containers.record import Record
@@ -45,12 +45,15 @@ def check_chunks(store: ArrayStore, manifest: Manifest, record: Record) -> None:
         _check_bytes(store, total, most)
 
 
-def impossible_lanes(store: ArrayStore, manifest: Manifest) -> Iterator[tuple[str, str]]:
+def impossible_lanes(
+    store: ArrayStore, manifest: Manifest, lost: Collection[tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
     """Stream and lane of those of which the bytes that are there cannot hold a single row.
 
     Args:
         store: The arrays.
         manifest: The revision in force.
+        lost: Those that could not be opened, which are left out.
 
     Yields:
         Each, in the manifest's order.
@@ -58,10 +61,9 @@ def impossible_lanes(store: ArrayStore, manifest: Manifest) -> Iterator[tuple[st
     """
     for stream in manifest.streams:
         for lane, columns in stream.lanes.items():
-            try:
-                across = store.chunks(stream_key(stream.name, lane), 1, columns)
-            except KeyError:  # it could not even be opened
+            if (stream.name, lane) in lost:
                 continue
+            across = store.chunks(stream_key(stream.name, lane), 1, columns)
             if across > _FEW and across * _LEAST_BYTES > store.stored_bytes():
                 yield stream.name, lane
 

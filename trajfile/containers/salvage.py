@@ -95,7 +95,7 @@ class Salvaged(Journal):
         elif store.anonymous is not None:
             raise store.anonymous
         self.lanes_lost = store.settle(proven.first, proven.manifest)
-        for lane in impossible_lanes(store, proven.manifest):
+        for lane in list(impossible_lanes(store, proven.manifest, self.lanes_lost)):
             key = stream_key(*lane)
             what = "is wider than all that is stored"
             self.lanes_lost[lane] = damaged(store, what, key, "SUM-002")

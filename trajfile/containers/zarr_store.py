@@ -237,7 +237,7 @@ class ZarrStore:
     def flush(self, keys: Iterable[str]) -> None:
         """Hand the arrays to the operating system, so that they survive a kill."""
         keys = list(keys)
-        if self._objects is None:
+        if self._objects is None:  # what gets its name before a commit is synced before it
             self._flush_tables(keys)
         for key in keys:
             shape = self._document(key).shape

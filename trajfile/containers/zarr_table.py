@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,6 @@ Index = tuple[int, int]
 _MAX_LOOKED_AT = 4096
 #: Chunks are numbered without gaps; one farther off than all there are and this is not believed.
 _GAP = 16
-_CHUNK = re.compile(r"c\.(\d{1,15})(?:\.\d{1,15})?")
 
 
 class ZarrTable:
@@ -115,13 +113,11 @@ class ZarrTable:
         """Whatever can be read, and which rows could be; the others are zeros."""
         height, width = self._chunk
         across = max(1, -(-columns // width))
-        files = list(self._folder.iterdir()) if self._folder.is_dir() else []
-        matches = [_CHUNK.fullmatch(file.name) for file in files]
-        numbers = sorted({int(match.group(1)) for match in matches if match})
+        numbers = self._files.bands(self._folder)
         most = 2 * len(numbers) + _GAP
         bands = max((number + 1 for number in numbers if number < most), default=0)
         shape = (bands * height, across * width)
-        stored = sum(file.lstat().st_size for file in files)
+        stored = sum(file.lstat().st_size for file in self._folder.iterdir()) if numbers else 0
         if math.prod(shape) * self._dtype.itemsize > believable_bytes(stored):
             raise self._unsafe(f"shape {shape} is far beyond the bytes stored")
         out = np.zeros(shape, self._dtype)
