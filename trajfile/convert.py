@@ -24,10 +24,10 @@ from trajfile.containers.identity import Attributes, new_identity
 from trajfile.errors import Damaged, FormatError, UsageError
 from trajfile.paths import run_path
 from trajfile.reader import open_trajectory
+from trajfile.replaceable import check_replaceable
 from trajfile.schema import ARCHIVE
 from trajfile.source import Source, source_of
 from trajfile.unfinished import Unfinished
-from trajfile.writer import check_replaceable
 
 if TYPE_CHECKING:
     from trajfile.unfinished_remote import UnfinishedRemote

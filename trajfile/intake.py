@@ -9,7 +9,7 @@ from typing import TypeAlias
 from trajfile.arrays import as_array, as_number
 from trajfile.containers.base import Array
 from trajfile.errors import RecordError, ShapeMismatch, UsageError
-from trajfile.schema import GRADIENT_SAMPLES
+from trajfile.schema import GRADIENT_SAMPLES, OPTIMIZER_PREFIX
 
 Given: TypeAlias = Mapping[str, object]
 """Tensors as the caller has them, by name; None stands for an absent one."""
@@ -59,6 +59,29 @@ def check_resume_step(step: object, mode: str) -> None:
 def is_empty(given: object) -> bool:
     """Whether a stream is left out of an append."""
     return given is None or (isinstance(given, Mapping) and not given)
+
+
+def slot_streams(optimizer: object, step: int) -> dict[str, Given | None]:
+    """The optimizer's slots as streams.
+
+    Args:
+        optimizer: What the caller passed: tensors by slot; None stands for no slots.
+        step: The step, for messages.
+
+    Returns:
+        What was passed for each slot, by the stream's name.
+
+    Raises:
+        RecordError: If it is not a mapping.
+    """
+    if not isinstance(optimizer, Mapping | None):
+        raise RecordError(
+            f"optimizer at step {step}: expected slots, each a mapping of tensor names to "
+            f"arrays, found a {type(optimizer).__name__}",
+            step=step,
+            stream="optimizer",
+        )
+    return {OPTIMIZER_PREFIX + str(slot): row for slot, row in (optimizer or {}).items()}
 
 
 def named_arrays(stream: str, given: object, step: int | None) -> dict[str, Array]:

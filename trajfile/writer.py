@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from trajfile.background import Committer
+from trajfile.committing import Committing
 from trajfile.containers import (
     Compression,
     Durability,
     check_options,
     create,
-    exists,
     load,
     open_container,
 )
-from trajfile.containers.base import Commit
 from trajfile.containers.journal import Journal
-from trajfile.errors import FormatError, RecordError, ResourceError, UsageError
-from trajfile.intake import Given, check_resume_step
-from trajfile.memory import Lease, Pool
+from trajfile.errors import UsageError
+from trajfile.intake import Given, check_resume_step, slot_streams
 from trajfile.paths import in_store
 from trajfile.provenance import check_groups, check_statement
-from trajfile.recording import Pending, Recording
-from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, OPTIMIZER_PREFIX, PARAMS, UPDATES, Manifest
+from trajfile.recording import Recording
+from trajfile.replaceable import is_taken
+from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS, UPDATES, Manifest
 from trajfile.version import __version__
 
 Mode = Literal["x", "w", "a"]
@@ -122,7 +119,7 @@ class Writer:
         self.path: Path | str = in_store(path) or Path(path)
         self._closed = False
         self._container: Journal | None = None
-        self._queue: Committer[_Packed] | None = None
+        self._committing: Committing | None = None
         self._options = (compression, durability)
         if mode not in ("x", "w", "a"):
             raise UsageError(f"mode {mode!r} is unknown: use 'x', 'w' or 'a'")
@@ -139,16 +136,7 @@ class Writer:
         )
         check_options(self.path, compression=compression, durability=durability)
         load(self.path)
-        taken = exists(self.path)
-        if taken and mode == "x":
-            raise UsageError(
-                f"{self.path} exists already: pass mode='a' to continue it, mode='w' to replace "
-                "it, or another path"
-            )
-        if taken and mode == "w":
-            check_replaceable(self.path)
-        if isinstance(self.path, Path) and not self.path.parent.is_dir():
-            raise UsageError(f"{self.path.parent} is not a folder: create it first")
+        taken = is_taken(self.path, mode)
         if taken and mode == "a":
             self._container = open_container(self.path, writable=True, durability=durability)
             try:
@@ -160,10 +148,8 @@ class Writer:
                 raise
         else:
             self._recording = Recording(stated)
-        self._committed = self._recording
         self._replace = taken and mode == "w"
         self._queue_bytes = queue_bytes if background else 0
-        self._pool = Pool(self._queue_bytes)
 
     @property
     def committed_step(self) -> int | None:
@@ -171,7 +157,8 @@ class Writer:
 
         With ``background=True`` it follows behind the last appended one; `flush` waits for it.
         """
-        return self._committed.step if self._committed.step >= 0 else None
+        step = (self._committing.committed if self._committing else self._recording).step
+        return step if step >= 0 else None
 
     def declare(self, stream: str, like: Mapping[str, object] | str) -> None:
         """Declare a stream that starts after the first append.
@@ -226,20 +213,13 @@ class Writer:
             UsageError: If the writer is closed or the file cannot be created.
         """
         self._check_open()
-        streams: dict[str, Given | None] = {
+        streams = {
             PARAMS: params,
             GRADIENTS: gradients,
             UPDATES: updates,
             GRADIENT_SAMPLES: gradient_samples,
+            **slot_streams(optimizer, step),
         }
-        if not isinstance(optimizer, Mapping | None):
-            raise RecordError(
-                f"optimizer at step {step}: expected slots, each a mapping of tensor names to "
-                f"arrays, found a {type(optimizer).__name__}",
-                step=step,
-                stream="optimizer",
-            )
-        streams |= {OPTIMIZER_PREFIX + str(slot): row for slot, row in (optimizer or {}).items()}
         present = {name: given for name, given in streams.items() if given is not None}
         pending = self._recording.prepare(step, present, scalars or {})
         if pending.is_empty:
@@ -250,18 +230,13 @@ class Writer:
             self._recording = replace(
                 self._recording, manifest=pending.manifest, written=pending.manifest
             )
-            self._committed = self._recording
             pending = replace(pending, before=self._recording)
-        after = pending.after()
-        if self._queue_bytes:
-            self._queue = self._queue or Committer(
-                self._commit, self._queue_bytes, self._commit_several
-            )
-            with self._dropping_what_is_queued():
-                self._queue.put(pending.nbytes, lambda: self._packed(pending, after))
-        else:
-            self._commit(self._packed(pending, after))
-        self._recording = after
+        if self._committing is None:
+            self._committing = Committing(self._container, self._recording, self._queue_bytes)
+        try:
+            self._committing.put(pending)
+        finally:
+            self._recording = self._committing.recording
 
     def flush(self) -> None:
         """Wait until every step appended so far is committed.
@@ -271,9 +246,11 @@ class Writer:
         Raises:
             TrajfileError: What a queued commit failed with, unless `append` has raised it.
         """
-        if self._queue is not None:
-            with self._dropping_what_is_queued():
-                self._queue.wait()
+        if self._committing is not None:
+            try:
+                self._committing.wait()
+            finally:
+                self._recording = self._committing.recording
 
     def close(self) -> None:
         """Commit what is queued and close the file; closing twice does nothing.
@@ -285,8 +262,8 @@ class Writer:
             return
         self._closed = True
         try:
-            if self._queue is not None:
-                self._queue.close()
+            if self._committing is not None:
+                self._committing.close()
         finally:
             if self._container is not None:
                 self._container.close()
@@ -308,54 +285,6 @@ class Writer:
         """The path and how far it has got."""
         state = "closed" if self._closed else f"last step {self._recording.step}"
         return f"<trajfile.Writer {self.path} ({state})>"
-
-    def _packed(self, pending: Pending, after: Recording) -> _Packed:
-        lease = self._pool.lease()
-        try:
-            return _Packed(pending.pack(lease), after, lease)
-        except BaseException:
-            lease.end()
-            raise
-
-    def _commit(self, packed: _Packed) -> None:
-        assert self._container is not None, "created before anything is committed"
-        try:
-            self._container.append(packed.commit)
-        finally:
-            packed.lease.end()
-        self._committed = packed.after
-
-    def _commit_several(self, several: list[_Packed]) -> None:
-        assert self._container is not None, "created before anything is committed"
-        left = several
-        try:
-            while left:
-                count = self._container.append_some([packed.commit for packed in left])
-                self._committed = left[count - 1].after
-                left = left[count:]
-        except ResourceError:
-            # Together they were refused; those that there is room for are not to go with the rest.
-            with suppress(ResourceError):
-                for packed in left:
-                    self._container.append(packed.commit)
-                    self._committed = packed.after
-            raise
-        finally:
-            for packed in several:
-                packed.lease.end()
-
-    @contextmanager
-    def _dropping_what_is_queued(self) -> Iterator[None]:
-        """After a failure of the queue, go back to what is committed and to a new queue."""
-        try:
-            yield
-        except BaseException:
-            if self._queue is not None and self._queue.failed:
-                self._queue.close()
-                self._queue = None
-                self._pool = Pool(self._queue_bytes)  # what was dropped is never given back
-                self._recording = self._committed
-            raise
 
     def _take_back(self, container: Journal, step: int) -> bool:
         taken = container.rewind(step)
@@ -386,40 +315,3 @@ class Writer:
             raise UsageError(f"{self.path} cannot be created: {error}") from error
         self._replace = False
         return container
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """A step on its way into the file: its rows, what is recorded with it, and its memory."""
-
-    commit: Commit
-    after: Recording
-    lease: Lease
-
-
-def check_replaceable(path: Path | str) -> None:
-    """Refuse to replace what is neither empty nor a trajectory.
-
-    Args:
-        path: What exists.
-
-    Raises:
-        UsageError: If it does not read as a trajectory.
-    """
-    if isinstance(path, Path) and _is_empty(path):
-        return
-    try:
-        open_container(path).close()
-    except FormatError as error:
-        raise UsageError(
-            f"{path} will not be replaced, because it does not read as a trajectory ({error}); "
-            "remove it yourself if it may go"
-        ) from error
-
-
-def _is_empty(path: Path) -> bool:
-    with suppress(OSError):
-        if path.is_dir():
-            return not any(path.iterdir())
-        return path.is_file() and path.stat().st_size == 0
-    return False

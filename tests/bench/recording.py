@@ -95,7 +95,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    trajfile.writer.Committer = Watched
+    trajfile.committing.Committer = Watched
     schedule = preset(options.preset).without("gradient_samples")
     bare, recorded, saved = (
         Training(options.parameters, options.batch, options.device) for _ in range(3)

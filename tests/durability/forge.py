@@ -79,11 +79,11 @@ def record(run: Run, path: Path, life: int, say: Callable[[str], None], **more: 
     for step in range(start, run.steps):
         say(f"begun {step}")
         writer.append(step, **run.arguments(step, life))
-        if writer._queue is None or step == start or step % run.group == run.group - 1:
+        if writer._committing._queue is None or step == start or step % run.group == run.group - 1:
             waiting.close()
             writer.flush()
-            if writer._queue is not None:
-                waiting.enter_context(writer._queue._changed)
+            if writer._committing._queue is not None:
+                waiting.enter_context(writer._committing._queue._changed)
         if writer.committed_step is not None:
             say(f"durable {writer.committed_step}")
     waiting.close()

@@ -175,7 +175,7 @@ def test_memory_of_steps_that_a_failure_dropped_is_not_counted_for_ever(path, mo
         assert Journal.append_some is append_some
         writer.append(0, params=row)
         writer.flush()
-        assert writer._pool.nbytes == 4000
+        assert writer._committing._pool.nbytes == 4000
 
 
 FILLS_THE_DISK = """
@@ -192,6 +192,7 @@ try:
 except trajfile.ResourceError as error:
     print(error)
     writer.close()
+    print(writer.committed_step)
 """
 
 
@@ -207,6 +208,8 @@ def test_a_full_disk_is_said_and_what_was_committed_stays(way, tmp_path):
     assert "full" in done.stdout
     with trajfile.open(path) as run:
         rows = len(run["params"]["w"])
-        assert 3 <= rows <= 6
+        assert rows == int(done.stdout.split()[-1]) + 1
+        # What is queued may be refused four steps at once, and what of them got there takes room.
+        assert (2 if way == "background" else 3) <= rows <= 6
         np.testing.assert_array_equal(run["params"]["w"][:, 0], range(rows))
     assert not [f for f in trajfile.validate(path, deep=True) if f.severity == "error"]

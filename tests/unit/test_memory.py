@@ -66,7 +66,7 @@ def test_rows_recorded_through_used_memory_hold_their_own_values(tmp_path, suffi
             tensors = {"a": np.full(50, step + 1, np.float32), "b": np.full(50, -step, np.float32)}
             slot = tensors if step >= 20 else {"b": tensors["b"]}
             writer.append(step, params=tensors, optimizer={"exp_avg": slot})
-            assert writer._pool.nbytes <= 3000
+            assert writer._committing._pool.nbytes <= 3000
     with trajfile.open(path) as run:
         for step in range(40):
             assert (run["params"]["a"][step] == step + 1).all()
