@@ -17,6 +17,7 @@ from h5py import h5d, h5p, h5s, h5z
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.hdf5_attributes import read_identity
 from trajfile.containers.hdf5_damage import failures_as_damage
+from trajfile.containers.hdf5_datasets import joined_key
 from trajfile.containers.hdf5_open import (
     check_links,
     check_version,
@@ -24,7 +25,7 @@ from trajfile.containers.hdf5_open import (
     read_superblock,
 )
 from trajfile.containers.hdf5_resume import ALIGNMENT, open_to_append
-from trajfile.containers.hdf5_store import Hdf5Store, joined_key
+from trajfile.containers.hdf5_store import Hdf5Store
 from trajfile.containers.hdf5_types import ZSTD_FILTER, file_type, load_zstd
 from trajfile.containers.identity import (
     Attributes,

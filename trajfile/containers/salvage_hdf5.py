@@ -35,9 +35,9 @@ class DamagedHdf5(Hdf5Store):
     def salvage(self, key: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """As much of a table as is there; only of one of numbers, for others lead elsewhere."""
         with failures_as_damage(self._path, f"/{key}"):
-            numbers = self._dataset(key).get_type().get_class() in {h5t.INTEGER, h5t.FLOAT}
+            numbers = self._datasets.get(key).get_type().get_class() in {h5t.INTEGER, h5t.FLOAT}
         if not numbers:
-            raise self._wrong(key, "does not hold numbers", "DT-002")
+            raise self._datasets.wrong(key, "does not hold numbers", "DT-002")
         return super().salvage(key)
 
     def settle(self, first: Manifest, newest: Manifest) -> dict[Lane, FormatError]:
