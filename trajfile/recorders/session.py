@@ -123,12 +123,15 @@ class Session:
         Returns:
             See `Clock.due`; nothing once recording has stopped, or for a step already recorded.
         """
-        found = self.clock.due(self.step, loss)
+        return self.admitted(self.clock.due(self.step, loss))
+
+    def admitted(self, scheduled: frozenset[str]) -> frozenset[str]:
+        """What of the streams that the clock names can be recorded now, and scalars with them."""
         if not self.recording or self.step <= self._last:
             return frozenset()
-        if found and SCALARS in self.schedule.streams:
-            found |= {SCALARS}
-        return found
+        if scheduled and SCALARS in self.schedule.streams:
+            return scheduled | {SCALARS}
+        return scheduled
 
     def declare(self, row: Row, like: Mapping[str, Given]) -> None:
         """Declare, before the first append, every scheduled stream that its row does not hold.

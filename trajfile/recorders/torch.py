@@ -61,7 +61,9 @@ class Recorder:
     Memory: what is due is copied once, into the queue, which holds at most ``queue_bytes`` (a
     single larger step passes alone). One row more is held during the first update, and during
     each update for which ``updates`` are due; from an accelerator or from shards, each step that
-    is due comes to host memory first. Gradient samples take two rows each while they are drawn.
+    is due comes to host memory first. Gradient samples take two rows each while they are drawn; of
+    sharded parameters the samples lie in the writing process alone, and each process holds a
+    second set of its shards meanwhile.
 
     Attributes:
         schedule: What is recorded when.
@@ -107,7 +109,9 @@ class Recorder:
             dataset_size: Examples to draw from.
             scaler: The GradScaler, if there is one: then skipped updates are counted and its
                 unscaling is told from clipping.
-            sample_loss: Returns the loss of a fresh mini-batch, for ``gradient_samples``.
+            sample_loss: Returns the loss of a fresh mini-batch, for ``gradient_samples``. With
+                FSDP2 every process calls it, for its part of the mini-batch, and the sample is the
+                mean, as in training; with DistributedDataParallel the first process alone.
             groups: ``layers``, ``scale_invariant``; see `trajfile.Writer`.
             metadata: Anything that JSON can hold.
             on_error: ``warn``: should recording fail, it stops with a warning; ``raise``: the
@@ -133,7 +137,7 @@ class Recorder:
         self.schedule = _with_samples(schedule_of(schedule, steps), schedule, sample_loss)
         self.schedule.check_globs(names.tensors)
         self._gather = Gather(names.tensors.values())
-        _check_distributed(model, self._gather, self.schedule, gradient_stage, sample_loss)
+        _check_distributed(model, self._gather, self.schedule, gradient_stage)
         # Accelerate keeps its scaler beside the optimizer that it wraps.
         scaler = scaler if scaler is not None else getattr(optimizer, "scaler", None)
         self._scaling = Scaling(self._optimizer, scaler)
@@ -147,6 +151,7 @@ class Recorder:
         self._due: frozenset[str] | None = None
         self._taken: Tensors | None = None
         self._held: Row | None = None
+        self._finishes = False  # whether the row of this step is to be finished after the update
         self._void = False
         self._handles: list[Any] = []
         self._probe: StageProbe | None = None
@@ -303,14 +308,18 @@ class Recorder:
 
     def _before(self, loss: Any) -> None:
         with self._session.guarded():
-            self._held, self._void = None, self._scaling.overflows()
+            self._held, self._finishes = None, False
+            self._void = self._scaling.overflows()
             if self._void:
                 return
             scale = self._scaling.count()
-            self._decide(loss)
-            due, taken = self._decided, self._taken
-            self._due = self._taken = None
+            try:
+                self._decide(loss)
+                due, taken = self._decided, self._taken
+            finally:
+                self._due = self._taken = None
             if due:
+                self._finishes = UPDATES in due or not self._session.began
                 self._record(due, taken, scale)
         self._observed.clear()
 
@@ -321,7 +330,7 @@ class Recorder:
             return
         with self._session.guarded():
             row, self._held = self._held, None
-            if row is not None:
+            if self._finishes and self._gather.all_well(row is not None) and row is not None:
                 self._finish(row)
         self._session.step += 1
 
@@ -337,11 +346,19 @@ class Recorder:
             self.observe(loss=loss)
         if self._due is not None:
             return
-        heard = None
-        if self._session.clock.listens and self._gather.writes and "loss" in self._observed:
-            heard = self._mean("loss")
-        due = self._session.due(heard)
-        self._due = self._gather.agree(due, listens=self._session.clock.listens)
+        clock = self._session.clock
+        heard, failure = None, None
+        if clock.listens and self._gather.writes and "loss" in self._observed:
+            try:
+                heard = self._mean("loss")
+            except (TypeError, ValueError, RuntimeError) as error:  # what was told is no number
+                failure = error
+        scheduled = clock.due(self._session.step, heard)
+        # Where the writing process has failed, the others must still learn so from it.
+        due = frozenset() if failure else self._session.admitted(scheduled)
+        self._due = self._gather.agree(due, ask=bool(scheduled) or clock.listens)
+        if failure is not None:
+            raise failure
 
     def _record(self, due: frozenset[str], taken: Tensors | None, scale: float | None) -> None:
         names = names_of(self._model)
@@ -362,20 +379,21 @@ class Recorder:
         if GRADIENT_SAMPLES in due and self._sample_loss is not None:
             chosen = {n: p for n, p in names.tensors.items() if self._chosen(GRADIENT_SAMPLES, n)}
             row.streams[GRADIENT_SAMPLES] = draw_samples(
-                self._model, chosen, self._sample_loss, self.schedule.samples
+                self._model, chosen, self._sample_loss, self.schedule.samples, self._gather
             )
-        if SCALARS in due:
-            row.scalars = self._scalars(scale)
-        if UPDATES in due or not self._session.began:
+        if not self._finishes:
+            row.scalars = self._scalars(scale) if SCALARS in due else {}
+            self._session.append(row)
+        else:
             # The updates are known after the update, and so are the slots that the optimizer
             # keeps, all of which have to be declared with the first row.
             row.streams = {name: _copies(tensors) for name, tensors in row.streams.items()}
             row.slots = {name: _copies(tensors) for name, tensors in row.slots.items()}
             if UPDATES in due:
                 row.streams[UPDATES] = _copies(self._whole(UPDATES, self._moved(names)))
+            # Last, for it may fail in one process, and all must have gathered alike.
+            row.scalars = self._scalars(scale) if SCALARS in due else {}
             self._held = row
-        else:
-            self._session.append(row)
 
     def _finish(self, row: Row) -> None:
         names = names_of(self._model)
@@ -548,11 +566,7 @@ def _with_samples(
 
 
 def _check_distributed(
-    model: nn.Module,
-    gather: Gather,
-    schedule: Schedule,
-    stage: Stage | None,
-    sample_loss: SampleLoss | None,
+    model: nn.Module, gather: Gather, schedule: Schedule, stage: Stage | None
 ) -> None:
     wrapped = inner_model(model) is not model and isinstance(
         model, nn.parallel.DistributedDataParallel
@@ -562,10 +576,28 @@ def _check_distributed(
             "whether gradients are clipped cannot be seen in distributed training: say "
             "gradient_stage='raw' or gradient_stage='clipped'"
         )
-    if gather.sharded and sample_loss is not None:
-        raise UsageError(
-            "gradient_samples cannot be drawn from sharded parameters; leave sample_loss out"
-        )
+    if not gather.together:
+        return
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    for module in inner_model(model).modules():
+        if (
+            isinstance(module, FullyShardedDataParallel)
+            and module.sharding_strategy is not ShardingStrategy.NO_SHARD
+        ):
+            raise UsageError(
+                "the model is sharded by FullyShardedDataParallel, which cuts parameters into "
+                "pieces without shapes: shard it with torch.distributed.fsdp.fully_shard instead"
+            )
+        if (
+            GRADIENT_SAMPLES in schedule.streams
+            and isinstance(module, nn.SyncBatchNorm)
+            and not gather.sharded
+        ):
+            raise UsageError(
+                "gradient_samples are drawn by the first process alone, and SyncBatchNorm waits "
+                "for the others: leave sample_loss out, or shard the model with fully_shard"
+            )
 
 
 def _about(names: Names) -> dict[str, Any]:

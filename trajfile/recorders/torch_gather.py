@@ -27,14 +27,15 @@ class Gather:
 
     Attributes:
         writes: Whether this process has the file.
-        sharded: Whether tensors are spread over processes, so that all must gather.
+        together: Whether there are processes that train together.
+        sharded: Whether tensors are spread over them, so that all must gather.
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor]):
         spread = DTensor is not None and any(isinstance(p, DTensor) for p in parameters)
-        together = dist.is_available() and dist.is_initialized()
-        self.sharded = spread and together
-        self.writes = not together or dist.get_rank() == 0
+        self.together = dist.is_available() and dist.is_initialized()
+        self.sharded = spread and self.together
+        self.writes = not self.together or dist.get_rank() == 0
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """A tensor without shards.
@@ -55,21 +56,32 @@ class Gather:
             return None
         return tensor.to_dense() if tensor.is_sparse else tensor
 
-    def agree(self, due: frozenset[str], *, listens: bool) -> frozenset[str]:
+    def agree(self, due: frozenset[str], *, ask: bool) -> frozenset[str]:
         """What all processes record at this step: what the writing one says.
 
         Args:
             due: What this process thinks.
-            listens: Whether losses, which differ between processes, decide.
+            ask: Whether there is anything to agree on, which all processes must think alike: not
+                where no stream is scheduled, and no loss, which differs between processes, decides.
 
         Returns:
-            The writer's answer. Without shards, or where every process knows that nothing is
-            due, nothing is sent.
+            The writer's answer, which is nothing once its recording has stopped.
         """
-        if not self.sharded or not (due or listens):
+        if not self.sharded or not ask:
             return due
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
         bits = sum(1 << index for index, stream in enumerate(STREAMS) if stream in due)
-        told = torch.tensor([bits], dtype=torch.int64, device=device)
+        told = torch.tensor([bits], dtype=torch.int64, device=_device())
         dist.broadcast(told, src=0)
         return frozenset(s for i, s in enumerate(STREAMS) if int(told.item()) >> i & 1)
+
+    def all_well(self, well: bool) -> bool:
+        """Whether all processes say so, where tensors are sharded; otherwise what this one says."""
+        if not self.sharded:
+            return well
+        told = torch.tensor([int(well)], dtype=torch.int64, device=_device())
+        dist.all_reduce(told, dist.ReduceOp.MIN)
+        return bool(told.item())
+
+
+def _device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
