@@ -19,7 +19,7 @@ import trajfile
 from tests.conformance.damage import read_all
 from tests.contract.runs import Expected, random_rows, read, stream
 from tests.unit.every_kind import record
-from trajfile.containers import create, hdf5_lanes, open_container, shards, tiles, zarr_store
+from trajfile.containers import create, hdf5_lanes, open_container, shards, tiles, zarr_folder_store
 from trajfile.containers import pieces as pieces_of
 from trajfile.containers.base import Commit
 from trajfile.containers.digest import digest
@@ -282,7 +282,7 @@ class Decoded:
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks are read one at a time, so that they can be counted."""
     monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 2**60)
-    monkeypatch.setattr(zarr_store, "_PARALLEL_BYTES", 2**60)
+    monkeypatch.setattr(zarr_folder_store, "_PARALLEL_BYTES", 2**60)
 
 
 def tall(path: Path) -> NDArray[np.float32]:

@@ -16,7 +16,8 @@ from trajfile.containers.salvage_store import (
 )
 from trajfile.containers.store import COMMITS, MANIFEST, ArraySpec
 from trajfile.containers.zarr import read_identity
-from trajfile.containers.zarr_store import DOCUMENT, ZarrStore
+from trajfile.containers.zarr_documents import DOCUMENT
+from trajfile.containers.zarr_folder_store import FolderStore
 from trajfile.dtypes import bits_dtype
 from trajfile.errors import Damaged, FormatError, NotATrajectory, UnsupportedVersion
 from trajfile.schema import Manifest
@@ -24,7 +25,7 @@ from trajfile.schema import Manifest
 _COMMITS_A_CHUNK = 128
 
 
-class DamagedZarr(ZarrStore):
+class DamagedZarr(FolderStore):
     """The arrays of a damaged folder.
 
     Args:

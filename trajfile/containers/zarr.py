@@ -21,8 +21,10 @@ from trajfile.containers.objects import Objects
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import MANIFEST, layout
 from trajfile.containers.writer_lock import claim_aside
+from trajfile.containers.zarr_documents import DOCUMENT, INVALID_JSON
+from trajfile.containers.zarr_folder_store import FolderStore
 from trajfile.containers.zarr_metadata import GroupDocument
-from trajfile.containers.zarr_store import DOCUMENT, INVALID_JSON, ZarrStore
+from trajfile.containers.zarr_store import ZarrStore
 from trajfile.errors import Damaged, NotATrajectory
 from trajfile.schema import Manifest
 
@@ -52,7 +54,7 @@ def create_store(
     compression: str | None,
     *,
     power: bool = False,
-) -> ZarrStore:
+) -> FolderStore:
     """Create the arrays of a trajectory, empty but for the manifest's first revision.
 
     Args:
@@ -68,7 +70,7 @@ def create_store(
     with full_disk_as_resource_error(path):
         aside = claim_aside(path)
         aside.mkdir()
-    store = ZarrStore(path, identity, writable=True, power=power, aside=aside)
+    store = FolderStore(path, identity, writable=True, power=power, aside=aside)
     try:
         lay_out(store, manifest, compression)
         # Last: a folder without it is no trajectory, so a half-made one is not mistaken for one.
@@ -87,7 +89,7 @@ def lay_out(store: ZarrStore, manifest: Manifest, compression: str | None) -> No
     store.flush([MANIFEST])
 
 
-def reopen_store(path: Path) -> ZarrStore:
+def reopen_store(path: Path) -> FolderStore:
     """Open the arrays that `create_store` made to go on writing them.
 
     Args:
@@ -96,7 +98,7 @@ def reopen_store(path: Path) -> ZarrStore:
     Returns:
         The arrays, to be expected and written.
     """
-    return ZarrStore(path, read_identity(path), writable=True, power=False)
+    return FolderStore(path, read_identity(path), writable=True, power=False)
 
 
 def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:
@@ -105,7 +107,7 @@ def open_zarr(path: Path, *, writable: bool, durability: str) -> Journal:
     identity = read_identity(path)
     if writable:
         refuse_append(identity, path)
-    store = ZarrStore(path, identity, writable=writable, power=power)
+    store = FolderStore(path, identity, writable=writable, power=power)
     try:
         return Journal(store, writable=writable, power=power)
     except BaseException:

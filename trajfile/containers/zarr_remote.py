@@ -15,7 +15,8 @@ from trajfile.containers.journal import Journal
 from trajfile.containers.lease import LEASE, Lease
 from trajfile.containers.objects import Objects
 from trajfile.containers.zarr import lay_out, read_identity
-from trajfile.containers.zarr_store import DOCUMENT, ZarrStore
+from trajfile.containers.zarr_documents import DOCUMENT
+from trajfile.containers.zarr_remote_store import RemoteStore
 from trajfile.errors import NotATrajectory, UsageError
 from trajfile.schema import Manifest
 
@@ -44,9 +45,8 @@ def open_remote(url: str, *, writable: bool = False) -> Journal:
     bucket = Bucket(url, writing=writable)
     objects = Objects(bucket)
     try:
-        where = _path(bucket)
         try:
-            identity = read_identity(where, objects)
+            identity = read_identity(cast("Path", objects.root), objects)
         except NotATrajectory:
             if not any(bucket.entries(bucket.prefix)):
                 raise NotATrajectory(
@@ -56,7 +56,7 @@ def open_remote(url: str, *, writable: bool = False) -> Journal:
         if writable:
             refuse_append(identity, bucket.url)
             objects = Objects(bucket, Lease(bucket))
-        store = ZarrStore(where, identity, writable=writable, power=False, objects=objects)
+        store = RemoteStore(objects, identity, writable=writable)
         return Journal(store, writable=writable, power=False)
     except BaseException:
         objects.close()
@@ -109,20 +109,17 @@ class Draft:
 
     def begin(
         self, manifest: Manifest, identity: Attributes, compression: str | None, *, replace: bool
-    ) -> ZarrStore:
+    ) -> RemoteStore:
         """Make the arrays; `replace` as in `trajfile.containers.create`."""
         return _begin(self._objects(), manifest, identity, compression, replace=replace)
 
-    def again(self, identity: Attributes) -> ZarrStore:
+    def again(self, identity: Attributes) -> RemoteStore:
         """The arrays that were made before, to be written on."""
-        return _store(self._objects(), identity)
+        return RemoteStore(self._objects(), identity, writable=True, new=True)
 
     def open(self, identity: Attributes) -> Journal:
         """What was committed, for reading."""
-        bucket = Bucket(self._url)
-        store = ZarrStore(
-            _path(bucket), identity, writable=False, power=False, objects=Objects(bucket)
-        )
+        store = RemoteStore(Objects(Bucket(self._url)), identity, writable=False)
         try:
             return Journal(store, writable=False, power=False)
         except BaseException:
@@ -131,7 +128,7 @@ class Draft:
 
     def publish(self, identity: Attributes) -> None:
         """Put the document of the root, which makes it a trajectory."""
-        store = _store(self._objects(), identity)
+        store = RemoteStore(self._objects(), identity, writable=True, new=True)
         store.put_root(identity)
         store.close()
 
@@ -152,7 +149,7 @@ def _begin(
     compression: str | None,
     *,
     replace: bool,
-) -> ZarrStore:
+) -> RemoteStore:
     """Make the arrays of a trajectory, without the document of the root.
 
     Args:
@@ -167,7 +164,7 @@ def _begin(
     """
     try:
         _clear(objects, replace=replace)
-        store = _store(objects, identity)
+        store = RemoteStore(objects, identity, writable=True, new=True)
     except BaseException:
         objects.close()
         raise
@@ -176,12 +173,6 @@ def _begin(
     except BaseException:
         store.undo()
         raise
-    return store
-
-
-def _store(objects: Objects, identity: Attributes) -> ZarrStore:
-    store = ZarrStore(_path(objects.bucket), identity, writable=True, power=False, objects=objects)
-    store.fences = store.left_by_a_kill = False  # it is new, so there was no writer before
     return store
 
 
@@ -200,8 +191,3 @@ def _clear(objects: Objects, *, replace: bool) -> None:
         )
     if names - {LEASE}:
         objects.clear()
-
-
-def _path(bucket: Bucket) -> Path:
-    # It stands for one: what reads and writes there knows no files.
-    return cast("Path", bucket.prefix)
