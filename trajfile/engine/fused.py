@@ -125,7 +125,7 @@ class Fused:
         chunk, batch = self._cut(program, scratch)
         if not chunk or not batch:
             return False
-        rows = self._place(tile, region, program, parts, chunk)
+        rows = self._placed(tile, region, program, parts, chunk)
         first, stop = columns
         self._copy(rows, rows.before, columns)
         pieces = [p for p in region.pieces if p.start < stop and first < p.stop]
@@ -185,6 +185,17 @@ class Fused:
                 self._works.append(work)
                 self._programs[key] = make_program(self.plan, tile.block, work, halves, self.layout)
             return self._programs[key]
+
+    def _placed(
+        self, tile: Tile, region: Region, program: Program, parts: dict[str, Part], chunk: int
+    ) -> _Rows:
+        """The same for all columns of a tile that lie in the same parts: found once."""
+        key = id(region), id(program), chunk, *(part.run.start for part in parts.values())
+        with self._lock:
+            if key not in tile.places:
+                tile.places[key] = self._place(tile, region, program, parts, chunk)
+            rows: _Rows = tile.places[key]
+            return rows
 
     def _place(
         self, tile: Tile, region: Region, program: Program, parts: dict[str, Part], chunk: int

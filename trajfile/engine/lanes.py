@@ -9,8 +9,8 @@ any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Tile:
         parts: Where each part lies in the slot.
         slot: The staged bytes.
         work: For each region what to form.
+        places: Kept by the compiled way: where the rows lie.
     """
 
     strip: Strip
@@ -45,6 +46,7 @@ class Tile:
     parts: tuple[Part, ...]
     slot: Slot
     work: tuple[RegionWork, ...]
+    places: dict[Hashable, Any] = field(default_factory=dict)
 
 
 class Held:

@@ -188,63 +188,58 @@ class _Maker:
         """Rows of each form that there are after each step block."""
         made = np.zeros((blocks, len(self.forms)), np.int64)
         by_first = {rows.first: rows for rows in [*values.values(), *self.formed_rows]}
+        after = np.arange(1, blocks + 1)
         for number, form in enumerate(self.forms):
             rows = self.formed_rows[number]
-            for block in range(blocks):
-                come = -(-rows.count * (block + 1) // blocks)
-                source = by_first.get(form[t.FORM_OF])
-                if source is not None and source.form >= 0:  # formed before, row by row
-                    ahead = int(made[block, source.form]) - (form[t.FORM_KIND] == t.DIFFERENCE)
-                    come = min(come, max(0, ahead))
-                made[block, number] = come
+            made[:, number] = -(-rows.count * after // blocks)
+            source = by_first.get(form[t.FORM_OF])
+            if source is not None and source.form >= 0:  # formed before, row by row
+                ahead = made[:, source.form] - (form[t.FORM_KIND] == t.DIFFERENCE)
+                made[:, number] = np.minimum(made[:, number], np.maximum(0, ahead))
         return made
 
     def _due(self, blocks: int, formed: Index) -> Index:
         """The left row that each product has come to after each step block."""
         # Where nothing is due, a product stays at its first row.
         due = np.array([[op[t.OP_START] for op in self.ops]] * blocks, np.int64)
+        after = np.arange(1, blocks)
         for number, op in enumerate(self.ops):
-            left, right, origin = self.sides[number]
             start, stop = op[t.OP_START], self.stops[number]
             height = 1 if op[t.OP_LAGS] == 1 else 3 if op[t.OP_TALL] else 2
             last_lag = op[t.OP_FIRST_LAG] + op[t.OP_LAGS] - 1
-            for block in range(blocks - 1):
-                if op[t.OP_LAGS] > 1 and (block + 1) % _STEPS:
-                    continue
-                come = [
-                    origin[side] + (int(formed[block, rows.form]) if rows.form >= 0 else rows.count)
-                    for side, rows in enumerate((left, right))
-                ]
-                # Recorded rows are all there; they wait only to be multiplied while in the cache.
-                share = start - (-(stop - start) * (block + 1) // blocks)
-                until = min(stop, share, come[0], come[1] - last_lag)
-                due[block, number] = start + max(0, until - start) // height * height
+            *sides, origin = self.sides[number]
+            left, right = (
+                origin[side] + (formed[:-1, rows.form] if rows.form >= 0 else rows.count)
+                for side, rows in enumerate(sides)
+            )
+            # Recorded rows are all there; they wait only to be multiplied while in the cache.
+            share = start - (-(stop - start) * after // blocks)
+            until = np.minimum(np.minimum(stop, share), np.minimum(left, right - last_lag))
+            come = start + np.maximum(0, until - start) // height * height
+            now = after % _STEPS == 0 if op[t.OP_LAGS] > 1 else np.ones(blocks - 1, bool)
+            due[:-1, number][now] = come[now]
             due[blocks - 1, number] = stop
         return np.maximum.accumulate(due, axis=0)
 
     def _rings(self, formed: Index, due: Index) -> tuple[Index, int]:
         """The scratch row of each formed row: used again when nothing will want it any more."""
-        blocks = len(formed)
-        oldest = np.empty_like(formed)  # the first row of each form still wanted in a block
-        for block in range(blocks):
-            oldest[block] = formed[block]
-            for number, op in enumerate(self.ops):
-                begin = int(due[block - 1, number]) if block else op[t.OP_START]
-                if begin >= self.stops[number]:
-                    continue
-                left, right, origin = self.sides[number]
-                for rows, first in (
-                    (left, begin - origin[0]),
-                    (right, begin + op[t.OP_FIRST_LAG] - origin[1]),
-                ):
-                    if rows.form >= 0:
-                        known = oldest[block, rows.form]
-                        oldest[block, rows.form] = min(known, max(0, first))
-            for number, form in enumerate(self.forms):
-                for source, rows in enumerate(self.formed_rows):
-                    if form[t.FORM_OF] == rows.first:
-                        begin = int(formed[block - 1, number]) if block else 0
-                        oldest[block, source] = min(oldest[block, source], begin)
+        oldest = formed.copy()  # the first row of each form still wanted in a block
+        for number, op in enumerate(self.ops):
+            begin = np.concatenate([[op[t.OP_START]], due[:-1, number]])
+            wanted = begin < self.stops[number]
+            left, right, origin = self.sides[number]
+            for rows, first in (
+                (left, begin - origin[0]),
+                (right, begin + op[t.OP_FIRST_LAG] - origin[1]),
+            ):
+                if rows.form >= 0:
+                    known = oldest[:, rows.form]
+                    known[wanted] = np.minimum(known, np.maximum(0, first))[wanted]
+        for number, form in enumerate(self.forms):
+            begin = np.concatenate([[0], formed[:-1, number]])
+            for source, rows in enumerate(self.formed_rows):
+                if form[t.FORM_OF] == rows.first:
+                    oldest[:, source] = np.minimum(oldest[:, source], begin)
         scratch = np.full(self.rows, -1, np.int64)
         used = 0
         for number, rows in enumerate(self.formed_rows):
