@@ -18,6 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put scratch files into memory: thousands of small Zarr files cost minutes on a busy disk."""
     if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: more threads only wait
+    # Hundreds of tests start an interpreter: each would compile the package anew without this.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["TRAJFILE_CACHE_DIR"] = ""  # tests measure, and leave the user's folder alone
     memory = Path("/dev/shm")
     given = config.option.basetemp or os.environ.get("PYTEST_DEBUG_TEMPROOT")

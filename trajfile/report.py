@@ -277,10 +277,11 @@ class Report(msgspec.Struct, frozen=True):
 
 def series(steps: NDArray[np.int64], values: NDArray[np.float64]) -> Series:
     """A series from arrays of equal length; what is not finite becomes None."""
-    return Series(
-        [int(step) for step in steps],
-        [float(v) if math.isfinite(v) else None for v in np.asarray(values, np.float64)],
-    )
+    floats = np.asarray(values, np.float64)
+    listed: list[float | None] = floats.tolist()
+    for gap in np.flatnonzero(~np.isfinite(floats)).tolist():
+        listed[gap] = None
+    return Series(np.asarray(steps, np.int64).tolist(), listed)
 
 
 def number(value: float | np.floating[Any] | None) -> float | None:

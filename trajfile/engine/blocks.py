@@ -133,8 +133,10 @@ def make_blocks(header: Header, rows: RowNeeds, units: Index, cuts: list[int]) -
             steps = header.steps[stream][needed]
             part = needed[np.searchsorted(steps, first) : np.searchsorted(steps, last, "right")]
             references = np.array(held.get(stream, []), np.int64)
-            merge = np.setdiff1d if start else np.union1d
-            staged[stream] = merge(part, references).astype(np.int64)
+            if len(references):
+                merge = np.setdiff1d if start else np.union1d
+                part = merge(part, references).astype(np.int64)
+            staged[stream] = part
         upto = tuple(
             int(np.searchsorted(header.steps[track.stream][track.positions], last, "right"))
             for track in rows.tracks
@@ -161,20 +163,22 @@ def make_blocks(header: Header, rows: RowNeeds, units: Index, cuts: list[int]) -
 def _copies(rows: RowNeeds, stream: str, positions: Index, staged: Index) -> tuple[Copy, ...]:
     """Where the rows at `positions` are found, in runs of constant stride."""
     index = np.searchsorted(staged, positions)
-    found = np.isin(positions, staged)
+    found = np.append(staged, -1)[index] == positions
+    held = np.append(np.flatnonzero(~found), len(positions))
+    turns = np.append(np.flatnonzero(np.diff(index, 2)) + 1, len(positions))  # the stride changes
     copies: list[Copy] = []
-    placed = zip(positions.tolist(), index.tolist(), found.tolist(), strict=True)
-    for into, (position, at, here) in enumerate(placed):
-        if not here:
-            copies.append(Copy(into, 1, rows.references.index((stream, position)), held=True))
+    into = 0
+    while into < len(positions):
+        if not found[into]:
+            number = rows.references.index((stream, int(positions[into])))
+            copies.append(Copy(into, 1, number, held=True))
+            into += 1
             continue
-        last = copies[-1] if copies else None
-        if last is not None and not last.held:
-            stride = at - last.start if last.rows == 1 else last.stride
-            if last.start + last.rows * stride == at:
-                copies[-1] = Copy(last.into, last.rows + 1, last.start, stride)
-                continue
-        copies.append(Copy(into, 1, at))
+        turn = turns[np.searchsorted(turns, into + 1)] if into + 1 < len(positions) else into
+        stop = int(min(turn + 1, held[np.searchsorted(held, into)]))
+        stride = int(index[into + 1] - index[into]) if stop > into + 1 else 1
+        copies.append(Copy(into, stop - into, int(index[into]), stride))
+        into = stop
     return tuple(copies)
 
 

@@ -48,6 +48,9 @@ class Header:
     joined: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     learning_rate: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    _timelines: dict[Timeline, NDArray[np.int64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def has(self, *streams: str) -> bool:
         """Whether each of the streams has at least one selected row and tensor."""
@@ -63,11 +66,15 @@ class Header:
             timeline: Any timeline over streams of this run.
 
         Returns:
-            Its steps, int64, strictly increasing; empty if a stream is missing.
+            Its steps, int64, strictly increasing, read-only; empty if a stream is missing.
         """
-        empty = np.empty(0, np.int64)
-        common = reduce(np.intersect1d, [self.steps.get(s, empty) for s in timeline.along])
-        return timeline.pick(common)
+        if timeline not in self._timelines:
+            empty = np.empty(0, np.int64)
+            common = reduce(np.intersect1d, [self.steps.get(s, empty) for s in timeline.along])
+            steps = timeline.pick(common).view()
+            steps.flags.writeable = False
+            self._timelines[timeline] = steps
+        return self._timelines[timeline]
 
     def scalar_at(self, name: str, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         """The scalar's value at exactly the given steps.

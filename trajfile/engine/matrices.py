@@ -18,10 +18,12 @@ from trajfile.engine.header import Header
 from trajfile.engine.measurements import LayerBalance
 from trajfile.engine.needs import LayerPair, Need
 from trajfile.engine.rows import Index, layer_streams, positions_of
-from trajfile.schema import GRADIENTS, PARAMS
+from trajfile.schema import GRADIENTS, PARAMS, TensorSpec
 
 if TYPE_CHECKING:
     import torch
+
+_BATCH_BYTES = 2**22
 
 
 def layer_bytes(header: Header, needs: Iterable[LayerPair]) -> int:
@@ -41,9 +43,24 @@ def layer_bytes(header: Header, needs: Iterable[LayerPair]) -> int:
     working = 0
     for need in needs:
         first, second = (header.tensors[PARAMS][name] for name in (need.first, need.second))
-        # Two matrices in float64; D(i), D(i+1), E(i), and products on their way to one of them.
-        working = max(working, 8 * (first.size + second.size + 6 * first.shape[0] ** 2))
+        steps = len(header.timeline_steps(need.timeline))
+        working = max(working, _at_once(first, second, steps) * _working(first, second))
     return collected + working
+
+
+def _working(first: TensorSpec, second: TensorSpec) -> int:
+    """Bytes that a step of a pair takes while it is multiplied."""
+    # Two matrices in float64; D(i), D(i+1), E(i), and products on their way to one of them.
+    return int(8 * (first.size + second.size + 6 * first.shape[0] ** 2))
+
+
+def _at_once(first: TensorSpec, second: TensorSpec, steps: int) -> int:
+    """Steps of a pair that are multiplied by one call: calls cost more than small matrices.
+
+    What is multiplied is to be small beside what is collected.
+    """
+    collected = steps * (first.size + second.size)
+    return int(max(1, min(_BATCH_BYTES, collected // 2) // _working(first, second)))
 
 
 def _item(header: Header, stream: str, name: str) -> int:
@@ -162,10 +179,10 @@ class Collector:
             first = other._starts[name] - self._starts[name]
             self._held[stream, name][:, first : first + values.shape[1]] = values
 
-    def matrix(self, stream: str, tensor: str, position: int) -> NDArray[np.float64]:
-        """One gathered row of a tensor, flat, as float64."""
-        row = int(np.searchsorted(self._rows[stream, tensor], position))
-        flat: NDArray[np.float64] = self._held[stream, tensor][row].astype(np.float64)
+    def matrices(self, stream: str, tensor: str, positions: Index) -> NDArray[np.float64]:
+        """Gathered rows of a tensor, each flat, as float64, shape (positions, elements)."""
+        rows = np.searchsorted(self._rows[stream, tensor], positions)
+        flat: NDArray[np.float64] = self._held[stream, tensor][rows].astype(np.float64)
         return flat
 
 
@@ -191,39 +208,54 @@ def balance(
     import torch
 
     steps = header.timeline_steps(need.timeline)
-    at = {s: positions_of(header.steps[s], steps).tolist() for s in layer_streams(need)}
+    at = {s: positions_of(header.steps[s], steps) for s in layer_streams(need)}
+    values = np.full((len(steps), 5), np.nan)
 
-    def imbalance(stream: str, index: int) -> torch.Tensor:
+    def imbalance(stream: str, index: Index) -> torch.Tensor:
         first, second = (
-            torch.from_numpy(collected.matrix(stream, name, at[stream][index]))
-            .reshape(header.tensors[stream][name].shape)
+            torch.from_numpy(collected.matrices(stream, name, at[stream][index]))
+            .reshape(-1, *header.tensors[stream][name].shape)
             .to(device)
             for name in (need.first, need.second)
         )
-        return second.T @ second - first @ first.T
+        return second.mT @ second - first @ first.mT
 
-    def exists(stream: str, index: int) -> bool:
-        row = recorded[stream][at[stream][index]]
+    def exist(stream: str) -> NDArray[np.bool_]:
         tensors = header.tensors[stream]
-        return bool(row >= max(tensors[need.first].first_row, tensors[need.second].first_row))
+        first_row = max(tensors[need.first].first_row, tensors[need.second].first_row)
+        return np.asarray(recorded[stream][at[stream]] >= first_row)
 
-    values = np.full((len(steps), 5), np.nan)
+    def norms(matrices: torch.Tensor) -> NDArray[np.float64]:
+        return np.asarray(torch.linalg.vector_norm(matrices, dim=(1, 2)).cpu())
+
+    there = np.flatnonzero(exist(PARAMS))
+    ruled = np.zeros(len(steps), bool)
+    if need.law is not None:
+        known = [None not in pair for pair in zip(need.law.keep, need.law.gain, strict=True)]
+        keep, gain = (np.array(side, np.float64) for side in (need.law.keep, need.law.gain))
+        ruled = np.array(known, bool) & exist(GRADIENTS)
+        ruled[-1:] = False  # nothing follows
+    specs = [header.tensors[PARAMS][name] for name in (need.first, need.second)]
+    height = _at_once(specs[0], specs[1], len(steps))
     following: torch.Tensor | None = None
-    for index in reversed(range(len(steps))):
-        if not exists(PARAMS, index):
-            break
+    for stop in range(len(there), 0, -height):
+        index = there[max(0, stop - height) : stop]
         current = imbalance(PARAMS, index)
-        diagonal = torch.diagonal(current)
-        values[index, :3] = (
-            float(torch.linalg.vector_norm(current)),
-            float(diagonal.abs().max()) if len(diagonal) else 0.0,
-            float(diagonal.sum()),
-        )
-        if need.law is not None and following is not None:
-            keep, gain = need.law.keep[index], need.law.gain[index]
-            if keep is not None and gain is not None and exists(GRADIENTS, index):
-                residual = following - keep * current - gain * imbalance(GRADIENTS, index)
-                values[index, 3] = float(torch.linalg.vector_norm(residual))
-                values[index, 4] = float(torch.linalg.vector_norm(following - current))
-        following = current
+        diagonal = torch.diagonal(current, dim1=1, dim2=2)
+        values[index, 0] = norms(current)
+        if diagonal.shape[1]:
+            values[index, 1] = diagonal.abs().amax(1).cpu()
+        else:
+            values[index, 1] = 0
+        values[index, 2] = diagonal.sum(1).cpu()
+        after = current[1:] if following is None else torch.cat([current[1:], following])
+        some = np.flatnonzero(ruled[index[: len(after)]])
+        if len(some):
+            law = [torch.from_numpy(x[index[some]])[:, None, None].to(device) for x in (keep, gain)]
+            chosen = torch.from_numpy(some).to(device)
+            now, then = current[chosen], after[chosen]
+            residual = then - law[0] * now - law[1] * imbalance(GRADIENTS, index[some])
+            values[index[some], 3] = norms(residual)
+            values[index[some], 4] = norms(then - now)
+        following = current[:1]
     return LayerBalance(steps, *values.T.copy())

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
-from trajfile.engine.needs import Form, Inner, LayerPair, Need, Row, SampleGram
+from trajfile.engine.needs import Form, Inner, LayerPair, Need, Row, SampleGram, Timeline
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
 
 Index = NDArray[np.int64]
@@ -150,7 +150,8 @@ def positions_of(steps: Index, wanted: Index) -> Index:
         ValueError: If one of them is not there; a metric asked for a row that does not exist.
     """
     index = np.searchsorted(steps, wanted)
-    if len(wanted) and not np.isin(wanted, steps).all():
+    last = max(0, len(steps) - 1)
+    if len(wanted) and not (len(steps) and (steps[np.minimum(index, last)] == wanted).all()):
         raise ValueError(f"steps {wanted} are not all recorded")
     return index.astype(np.int64)
 
@@ -182,6 +183,7 @@ class _Builder:
     def __init__(self, header: Header) -> None:
         self.header = header
         self.tracks: dict[tuple[str, bytes], int] = {}
+        self.named: dict[tuple[str, Timeline], int] = {}
         self.track_list: list[Track] = []
         self.sequences: dict[Sequence, int] = {}
         self.references: dict[tuple[str, int], int] = {}
@@ -196,13 +198,16 @@ class _Builder:
     def track(self, row: Row) -> int:
         if row.stream == GRADIENT_SAMPLES:
             raise ValueError("gradient samples have no rows of their own to multiply")
-        steps = self.header.timeline_steps(row.timeline)
-        key = row.stream, steps.tobytes()
-        if key not in self.tracks:
-            recorded = self.header.steps.get(row.stream, np.empty(0, np.int64))
-            self.tracks[key] = len(self.track_list)
-            self.track_list.append(Track(row.stream, positions_of(recorded, steps)))
-        return self.tracks[key]
+        named = row.stream, row.timeline
+        if named not in self.named:
+            steps = self.header.timeline_steps(row.timeline)
+            key = row.stream, steps.tobytes()
+            if key not in self.tracks:
+                recorded = self.header.steps.get(row.stream, np.empty(0, np.int64))
+                self.tracks[key] = len(self.track_list)
+                self.track_list.append(Track(row.stream, positions_of(recorded, steps)))
+            self.named[named] = self.tracks[key]
+        return self.named[named]
 
     def sequence(self, row: Row) -> int:
         reference = -1
@@ -264,4 +269,10 @@ def _needed(header: Header, rows: RowNeeds) -> dict[str, Index]:
         steps = header.timeline_steps(need.timeline)
         for stream in layer_streams(need):
             parts.setdefault(stream, []).append(positions_of(header.steps[stream], steps))
-    return {stream: np.unique(np.concatenate(several)) for stream, several in parts.items()}
+    needed: dict[str, Index] = {}
+    for stream, several in parts.items():
+        marked = np.zeros(len(header.steps.get(stream, ())), bool)
+        for positions in several:
+            marked[positions] = True
+        needed[stream] = np.flatnonzero(marked).astype(np.int64)
+    return needed
