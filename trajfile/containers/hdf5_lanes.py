@@ -157,13 +157,20 @@ class Lane:
             small = Small(places, self.width * out.itemsize, part, target)
             jobs += ((small, stretch) for stretch in small.stretches())
         descriptor = self._descriptor
-        if len(jobs) == 1:
-            jobs[0][0].read(descriptor, jobs[0][1])
+
+        def work(some: list[tuple[Small, tuple[int, int]]]) -> None:
+            for small, stretch in some:
+                small.read(descriptor, stretch)
+
+        # A stretch each would take as long to hand out as to read.
+        shares = [share for n in range(_THREADS) if (share := jobs[n::_THREADS])]
+        if len(shares) == 1:
+            work(shares[0])
             return True
         from concurrent.futures import ThreadPoolExecutor
 
-        with at("wait"), ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
-            for _ in pool.map(lambda job: job[0].read(descriptor, job[1]), jobs):
+        with at("wait"), ThreadPoolExecutor(len(shares), "trajfile-hdf5") as pool:
+            for _ in pool.map(work, shares):
                 pass
         return True
 
@@ -234,22 +241,21 @@ class Lane:
         Returns:
             Their numbers, sorted, and the address and size of each, shape (chunks, 2).
         """
-        found: list[tuple[int, int, int]] = []
-
-        def note(chunk: h5d.StoreInfo) -> None:
-            row, column = chunk.chunk_offset
-            if row < 2**38:
-                number = row // self.height * _MAX_CHUNKS_A_ROW + column // self.width
-                if chunk.filter_mask:
-                    self._skipping.add(number)
-                    return
-                found.append((number, min(chunk.byte_offset or 0, 2**62), min(chunk.size, 2**62)))
-
-        self._skipping.clear()
-        self._dataset.chunk_iter(note)
-        table = np.array(found, np.int64).reshape(-1, 3)
-        table = table[np.argsort(table[:, 0], kind="stable")]
-        return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1:])
+        chunks: list[h5d.StoreInfo] = []
+        self._dataset.chunk_iter(chunks.append)
+        flat: list[int] = []
+        for chunk in chunks:
+            flat += *chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset or 0, chunk.size
+        found = np.array(flat, np.uint64).reshape(-1, 5)
+        found = found[found[:, 0] < 2**38]
+        numbers = found[:, 0] // np.uint64(self.height) * np.uint64(_MAX_CHUNKS_A_ROW)
+        numbers = (numbers + found[:, 1] // np.uint64(self.width)).astype(np.int64)
+        whole = found[:, 2] == 0
+        self._skipping = set(numbers[~whole].tolist())
+        places = np.minimum(found[:, 3:], np.uint64(2**62)).astype(np.int64)
+        order = np.flatnonzero(whole)
+        order = order[np.argsort(numbers[order], kind="stable")]
+        return numbers[order], np.ascontiguousarray(places[order])
 
 
 def select(dataset: h5d.DatasetID, block: tuple[slice, ...]) -> h5s.SpaceID:

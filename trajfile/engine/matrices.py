@@ -55,10 +55,8 @@ def _working(first: TensorSpec, second: TensorSpec) -> int:
 
 
 def _at_once(first: TensorSpec, second: TensorSpec, steps: int) -> int:
-    """Steps of a pair that are multiplied by one call: calls cost more than small matrices.
-
-    What is multiplied is to be small beside what is collected.
-    """
+    """Steps of a pair that are multiplied by one call: calls cost more than small matrices."""
+    # What is multiplied is to be small beside what is collected.
     collected = steps * (first.size + second.size)
     return int(max(1, min(_BATCH_BYTES, collected // 2) // _working(first, second)))
 
