@@ -75,6 +75,7 @@ def reading(size: Size, folder: Path | None, rounds: int) -> Iterator[Row]:
                 "torch_load": ("read", "torch_load", torch_files),
                 "safetensors_mapped": ("read", "safetensors_mapped", mapped),
                 "plain_loop": ("read", "plain_loop", run),
+                "plain_products": ("read", "plain_products", run),
             },
             rounds,
         )

@@ -27,10 +27,13 @@ def reader(path: Path) -> None:
     """Reading and verifying through trajfile's container: the tiles of the plan, on all cores."""
     import trajfile
     from trajfile.analyze import plan
+    from trajfile.containers import checksum
     from trajfile.engine.staging import read_tile, tile_parts
 
     with trajfile.open(path) as run:
         planned = plan(run, device="cpu")
+        if planned.bytes_to_read >= checksum.LARGE_BYTES:  # as the tool does
+            checksum.prepare()
         tiles = [(strip, block) for strip in planned.strips for block in planned.blocks]
 
         def share(number: int) -> None:
@@ -65,6 +68,35 @@ def plain_loop(path: Path) -> None:
         params = file["streams/params/float32"]
         gradients = file["streams/gradients/float32"]
         _five((_flat(params[k]), _flat(gradients[k])) for k in range(params.shape[0]))
+
+
+def plain_products(path: Path) -> None:
+    """Plain h5py and NumPy: a step at a time, products such as the metrics want.
+
+    Against the first and the last snapshot, and of updates and gradients up to 5 and 64 steps
+    apart, each with one call of BLAS; tensor by tensor only what the report tells by tensor.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        streams = file["streams/params/float32"], file["streams/gradients/float32"]
+        count, width = streams[0].shape
+        cuts = np.linspace(0, width, 5).astype(int)[:-1]  # the data has four tensors or more
+        first, last = streams[0][0], streams[0][count - 1]
+        moved, slopes = np.zeros((64, width), np.float32), np.zeros((6, width), np.float32)
+        before = None
+        for k in range(count):
+            x, g = streams[0][k], streams[1][k]
+            slopes[k % 6] = g
+            found = [slopes @ g]
+            told = [(x, x), (g, g), (x, g), (x - last, g), (x - last, x - last), (x - first,) * 2]
+            if before is not None:
+                d = moved[k % 64] = x - before
+                found += [moved @ d, slopes @ d, moved[:6] @ g]
+                told += [(d, d), (d, g)]
+            found += [np.add.reduceat(a * b, cuts) for a, b in told]
+            before = x
+            assert all(np.isfinite(values).all() for values in found)
 
 
 def torch_load(folder: Path) -> None:
@@ -166,6 +198,15 @@ def _five(steps: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
 CONTENDERS: dict[str, Callable[[Path], None]] = {
     function.__name__: function
     for function in (
-        *(tool, reader, plain_read, plain_loop, torch_load, safetensors_mapped, decoding),
+        *(
+            tool,
+            reader,
+            plain_read,
+            plain_loop,
+            plain_products,
+            torch_load,
+            safetensors_mapped,
+            decoding,
+        ),
     )
 }
