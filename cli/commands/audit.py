@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..exits import CHECK_FAILED
-from ..options import Memory, NoCache
+from ..options import Memory, NoCache, Trust
 
 if TYPE_CHECKING:
     from trajfile.audit import Ledger, Settings
@@ -103,6 +103,7 @@ def audit(
     device: Device = "cpu",
     deep: Deep = False,
     no_cache: NoCache = False,
+    trust: Trust = False,
     explain: Explain = None,
 ) -> int:
     """Examine many runs and hold each against rules; exit code 1 if one fails."""
@@ -139,7 +140,12 @@ def audit(
         raise UsageError("nothing to audit: name runs, folders, globs or @LIST")
     profile_for(device)
     accepted = {} if baseline is None else load_baseline(baseline)
-    settings = Settings(book, device, parse_bytes(memory), deep, not no_cache, accepted)
+    settings = Settings(book, device, parse_bytes(memory), deep, not no_cache, trust, accepted)
+    if trust:
+        sys.stderr.write(
+            "--trust: workers run the code that checkpoints name; only do this with files you made "
+            "yourself\n"
+        )
     given = list(sys.stdin) if "-" in paths else []
 
     with (

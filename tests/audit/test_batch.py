@@ -254,8 +254,14 @@ def test_inputs_are_found_once_and_in_order(tmp_path, monkeypatch):
     (tmp_path / "deep" / "link").symlink_to(tmp_path)
     (tmp_path / "ckpts").mkdir()
     (tmp_path / "ckpts" / "model_10.pt").write_text("x")
+    for name in ("run/step-2", "run/step-10", "run/final", "final"):
+        (tmp_path / "sharded" / name).mkdir(parents=True)
+        (tmp_path / "sharded" / name / ".metadata").write_text("x")
+    (tmp_path / "orbax" / "100").mkdir(parents=True)
+    (tmp_path / "orbax" / "100" / "_CHECKPOINT_METADATA").write_text("{}")
     (tmp_path / "list.txt").write_text("# two\n\nb.h5\nabsent.h5\n")
-    assert list(inputs(["."])) == ["a.hdf5", "b.h5", "ckpts", "deep/c.h5", "deep/z.zarr"]
+    recorded = ["a.hdf5", "b.h5", "ckpts", "deep/c.h5", "deep/z.zarr"]
+    assert list(inputs(["."])) == [*recorded, "orbax", "sharded/final", "sharded/run"]
     assert list(inputs(["*.h5", "@list.txt", "b.h5"])) == ["b.h5", "absent.h5"]
     assert list(inputs(["-"], stdin=["b.h5\n", "\n"])) == ["b.h5"]
     with pytest.raises(UsageError, match="matches nothing"):

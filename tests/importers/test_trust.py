@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
+import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 import trajfile
 from tests.cli.conftest import run as run
 from tests.importers.held import bits, check_stream
+from trajfile.audit import Settings, load_rulebook
+from trajfile.audit.examine import examine
+from trajfile.audit.outcome import settings_key
 from trajfile.errors import Damaged, NotATrajectory, UsageError
 
 LOUD = "--trust: running the code that {} names; only do this with files you made yourself\n"
@@ -152,6 +159,50 @@ def test_every_command_takes_it(folder, tmp_path, run):
         assert (held["q.weight"][2] == expected(10)["q.weight"].numpy()).all()
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of which no checkpoint can be read as data."""
+    runs = tmp_path_factory.mktemp("runs")
+    for step in (1, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            saved = {"ema": State({"w": torch.full((3,), float(step))}, step)}
+            dcp.save(saved, checkpoint_id=runs / f"sharded/step_{step}")
+        (runs / "whole").mkdir(exist_ok=True)
+        torch.save({"q": Scaled(integers(step), 0.5)}, runs / f"whole/step_{step}.pt")
+    return runs
+
+
+def test_an_audit_runs_code_only_with_trust(runs, capfd):
+    settings = Settings(load_rulebook(None))
+    trusting = msgspec.structs.replace(settings, trust=True)
+    assert settings_key(settings) != settings_key(trusting)  # so --resume examines anew
+    for path in map(str, runs.iterdir()):
+        outcome = examine(path, settings)
+        assert outcome.status == "unreadable"
+        assert "pass --trust" in outcome.violations[0].message
+        said = "".join(capfd.readouterr())
+        assert "rebuilding" not in said
+        assert "running" not in said
+        assert examine(path, trusting).status == "ok"
+        assert "running the code" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_of_an_audit_say_what_they_run(runs, tmp_path, monkeypatch, run, capfd):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    shown = run("audit", runs, "--trust", "--format", "json")
+    assert shown.err.startswith("--trust: workers run the code that checkpoints name; only do this")
+    examined = {Path(each["path"]).name: each for each in json.loads(shown.out)["inputs"]}
+    assert {name: each["status"] for name, each in examined.items()} == {
+        "sharded": "ok",
+        "whole": "ok",
+    }
+    said = capfd.readouterr().err  # of the process that examines
+    for file in ("sharded/step_1/__0_0.distcp", "whole/step_2.pt"):
+        assert LOUD.format(runs / file) in said
+
+
 @pytest.mark.parametrize("command", ["info", "validate", "analyze"])
 def test_it_does_not_go_with_untrusted(folder, run, command):
     shown = run(command, folder, "--trust", "--untrusted")
@@ -195,6 +246,97 @@ def test_layouts_that_are_not_read_as_data(tmp_path, training, params):
     assert read["arrays_5.pt"]["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert read["quantized_5.pt"]["w"].tolist() == [1, 1, 1, 1]
     assert read["sparse_5.pt"]["w"].tolist() == torch.eye(3).tolist()
+
+
+def identity(value):
+    return value
+
+
+class Wrapped:
+    """A table that only the user's code can unwrap."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def __reduce__(self):
+        return identity, (self.table,)
+
+
+quantized = pytest.mark.filterwarnings("ignore:.*deprecated")  # so PyTorch says
+
+
+@pytest.fixture(scope="module")
+def distributed(tmp_path_factory):
+    """Distributed checkpoints that hold, beside tensors, an object of a class of the user's."""
+    folder = tmp_path_factory.mktemp("distributed")
+    for step in (1, 2):
+        eighths = torch.quantize_per_tensor(torch.eye(3) * step, 0.125, 0, torch.qint8)
+        model = {"b": torch.full((3,), float(step)), "s": eighths}
+        ema = State({"w": torch.full((2, 2), 2.0 * step)}, step)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own, that there is one process
+            dcp.save({"model": model, "ema": ema}, checkpoint_id=folder / f"step_{step}")
+    return folder
+
+
+@quantized
+def test_pieces_of_distributed_checkpoints_are_run_only_with_trust(distributed, capsys, run):
+    with trajfile.open(distributed) as traj:
+        plain = {step: {"b": torch.full((3,), float(step))} for step in (1, 2)}
+        check_stream(traj, "params", plain)
+        assert traj.manifest.metadata["tensors_left_out"] == {
+            "built by code that is run only with --trust": ["s"]
+        }
+    assert "running" not in capsys.readouterr().err
+    with trajfile.open(distributed, trust=True) as traj:
+        expected = {
+            step: {"b": torch.full((3,), float(step)), "s": torch.eye(3) * step} for step in (1, 2)
+        }
+        check_stream(traj, "params", expected)
+    said = capsys.readouterr()
+    for step in (1, 2):
+        assert said.err.count(LOUD.format(distributed / f"step_{step}/__0_0.distcp")) == 1
+    assert said.out == ""
+    shown = run("validate", distributed, "--trust")
+    assert shown.code == 0
+    assert "code was run that these name, as --trust says: step_1, step_2" in shown.out
+
+
+def test_an_object_in_a_distributed_checkpoint(tmp_path, run):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        saved = {"ema": State({"w": torch.ones(2, 2)}, 5), "step": 3}
+        dcp.save(saved, checkpoint_id=tmp_path / "run/step_5")
+    shown = run("info", tmp_path / "run")
+    assert shown.code == 3
+    assert "pass --trust" in " ".join(shown.err.split())
+    with trajfile.open(tmp_path / "run", trust=True) as traj:
+        check_stream(traj, "params", {5: {"ema.model.w": torch.ones(2, 2)}})
+
+
+@quantized
+def test_the_table_of_a_distributed_checkpoint_is_run_only_with_trust(
+    distributed, tmp_path, capsys
+):
+    folder, proof = tmp_path / "run", tmp_path / "proof"
+    shutil.copytree(distributed, folder)
+    for step in (1, 2):
+        table = folder / f"step_{step}/.metadata"
+        table.write_bytes(pickle.dumps(Wrapped(pickle.loads(table.read_bytes()))))
+    with pytest.raises(Damaged, match=r"no table of tensors .* pass --trust"):
+        trajfile.open(folder)
+    with trajfile.open(folder, trust=True) as traj:
+        assert sorted(traj["params"]) == ["b", "s"]
+        assert traj.steps("params").tolist() == [1, 2]
+    assert LOUD.format(folder / "step_2/.metadata") in capsys.readouterr().err
+    table.write_bytes(pickle.dumps(Bomb(proof)))
+    with pytest.raises(Damaged):
+        trajfile.open(folder)
+    assert not proof.exists()
+    with pytest.raises(Damaged, match="no table of tensors") as refused:
+        trajfile.open(folder, trust=True)
+    assert proof.exists()  # it was meant
+    assert "--trust" not in str(refused.value)
 
 
 def traced():

@@ -48,6 +48,7 @@ def audit(
     memory: str | int = "1GiB",
     device: str = "cpu",
     max_time: float | None = None,
+    trust: bool = False,
 ) -> list[Outcome]:
     """Examine many runs, each in a process that cannot harm the others.
 
@@ -62,6 +63,7 @@ def audit(
         memory: What the buffers of one input may take.
         device: Where metrics are computed.
         max_time: Seconds that one input may take.
+        trust: Whether to run code that checkpoints name, in the workers; see `trajfile.open`.
 
     Returns:
         An outcome for each input, the worst first.
@@ -76,7 +78,7 @@ def audit(
 
     book = rules if isinstance(rules, Rulebook) else load_rulebook(Path(rules) if rules else None)
     accepted = {} if baseline is None else load_baseline(Path(baseline))
-    settings = Settings(book, device, parse_bytes(memory), baseline=accepted)
+    settings = Settings(book, device, parse_bytes(memory), trust=trust, baseline=accepted)
     named = inputs([os.fspath(path) for path in paths])
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -71,7 +71,8 @@ def examine(path: str, settings: Settings) -> Outcome | Divided:
     def through(plan: Plan, container: Container, machine: Any, progress: Any) -> Any:
         from trajfile.engine.stream import run_pass
 
-        if plan.bytes_to_read > settings.divide_above and len(plan.parts) > 1:
+        huge = plan.bytes_to_read > settings.divide_above and len(plan.parts) > 1
+        if huge and not _built(container):
             raise _Huge(plan)
         return run_pass(_on_threads(plan, settings), container, machine, progress)
 
@@ -115,7 +116,7 @@ def examine_part(path: str, divided: Divided, number: int, settings: Settings) -
     started = time.perf_counter()
     plan = _on_threads(divided.plan, settings)
     try:
-        with open_trajectory(path) as trajectory:
+        with open_trajectory(path, trust=settings.trust) as trajectory:
             if identity_of(path) != divided.identity:
                 detail = f"{path} was changed while it was examined: try again"
                 return failed(path, "unreadable", detail, settings)
@@ -157,6 +158,11 @@ def conclude(path: str, divided: Divided, *made: Any) -> Outcome:
     return msgspec.structs.replace(outcome, seconds=spent + time.perf_counter() - started)
 
 
+def _built(container: Container) -> bool:
+    """Whether code was run to read it: each part of a divided pass would run it again."""
+    return any(checkpoint.ran for checkpoint in getattr(container, "checkpoints", ()))
+
+
 def _on_threads(plan: Plan, settings: Settings) -> Plan:
     return plan.on_threads(settings.threads) if settings.threads else plan
 
@@ -173,7 +179,7 @@ def _examined(
     from trajfile.analyze import analyze
     from trajfile.reader import open_trajectory
 
-    with open_trajectory(path) as trajectory:
+    with open_trajectory(path, trust=settings.trust) as trajectory:
         validation = check(trajectory)
         wanted = settings.rules.metrics()
         report = analyze(

@@ -16,6 +16,8 @@ from trajfile.audit.sifting import Seen, in_order
 from trajfile.errors import UsageError
 
 _SUFFIXES = {".h5", ".hdf5", ".zarr"}
+#: What lies in a folder that is one checkpoint: of PyTorch's distributed ones, and of Orbax.
+_MARKS = {".metadata", "_CHECKPOINT_METADATA", "_METADATA"}
 _CHECKPOINTS = {".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".index", ".bin"}
 
 
@@ -124,11 +126,18 @@ def _walked(top: str) -> Iterator[str]:
 def _is_checkpoints(top: str) -> bool:
     with os.scandir(top) as entries:
         return any(
-            entry.name.startswith("checkpoint-")
+            entry.name.startswith("checkpoint-") or _is_step(entry)
             if entry.is_dir(follow_symlinks=False)
-            else _suffix(entry.name) in _CHECKPOINTS
+            else _suffix(entry.name) in _CHECKPOINTS or entry.name in _MARKS
             for entry in entries
         )
+
+
+def _is_step(folder: os.DirEntry[str]) -> bool:
+    """Whether a folder is one checkpoint of several, each in a folder named by its step."""
+    if not any(character.isdigit() for character in folder.name):
+        return False
+    return any(Path(folder.path, mark).exists() for mark in _MARKS)
 
 
 def _runs(top: str) -> Iterator[str]:

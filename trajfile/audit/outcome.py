@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True):
         memory: Bytes for the buffers of one input.
         deep: Whether every committed byte is verified, beyond what the metrics read.
         cache: Whether measurements are kept, and used where an input has not changed.
+        trust: Whether code that checkpoints name may be run; see `trajfile.open`.
         baseline: For each input (by its path) the fingerprints and values that were accepted.
         divide_above: An input of which more recorded bytes are to be read is examined in parts.
         threads: Threads of each process; 0 for its share of the cores.
@@ -36,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True):
     memory: int = 2**30
     deep: bool = False
     cache: bool = False
+    trust: bool = False
     baseline: dict[str, Accepted] = {}
     divide_above: int = 2**31
     threads: int = 0

@@ -191,7 +191,7 @@ def ordered(path: Path, checkpoints: list[Checkpoint], left_out: dict[str, list[
 
 def _may_hide_some(checkpoint: Checkpoint) -> bool:
     """Whether code that was not run may be what stands between a checkpoint and its tensors."""
-    pickled = checkpoint.kind in {"torch", "lightning"} and not checkpoint.ran
+    pickled = checkpoint.kind in {"torch", "lightning", "torch_distributed"} and not checkpoint.ran
     return pickled and (not checkpoint.left_out or NOT_RUN in checkpoint.left_out)
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from trajfile.importers.files import File, Files
-from trajfile.importers.pickled import PickleError, unpickle
+from trajfile.importers.pickled import Inert, PickleError, unpickle
 from trajfile.importers.places import Place
 from trajfile.importers.refusal import half_written, too_large, unknown_layout
 from trajfile.importers.torch_storage import Reader, View, item_size
@@ -195,7 +195,8 @@ def _read_legacy(file: File, files: Files, start: int, size: int) -> Saved:
         parts = []
     if parts[:1] != [_LEGACY_MAGIC] or len(parts) < 5:
         unknown_layout(file.path, "is not a file of torch.save", "check what wrote it")
-    sizes = {view.storage.key: item_size(view.storage.dtype) for view in _views(parts[3])}
+    views = [item for item in leaves(parts[3]) if isinstance(item, View)]
+    sizes = {view.storage.key: item_size(view.storage.dtype) for view in views}
     storages, at = {}, start + at
     for key in parts[4] if isinstance(parts[4], list) else []:
         count = int.from_bytes(files.bytes(file, at, 8), "little")
@@ -207,8 +208,8 @@ def _read_legacy(file: File, files: Files, start: int, size: int) -> Saved:
     return Saved(parts[3], file, storages, frozenset(reader.foreign))
 
 
-def _views(value: Any) -> Iterator[View]:
-    """Every tensor in a nested object, each container visited once."""
+def leaves(value: Any) -> Iterator[View | Inert]:
+    """Every tensor, and every object that was not built, in a nested one; each visited once."""
     pending, seen = [value], set()
     while pending:
         item = pending.pop()
@@ -220,7 +221,8 @@ def _views(value: Any) -> Iterator[View]:
                 pending.extend(item.values())
             elif isinstance(item, (list, tuple)):
                 pending.extend(item)
-            elif hasattr(item, "items") and hasattr(item, "state"):
+            elif isinstance(item, Inert):
+                yield item
                 pending.extend([item.items, item.state, item.elements, item.args])
 
 

@@ -1,18 +1,22 @@
 """Running the code that a file of ``torch.save`` names, because the user said to trust the file.
 
-Without that, nothing here runs. With it, only those files are run that are refused when read as
-data, or read in part, and each once: what comes out is turned into plain data, and its tensors are
-written to disk, from which they are read like those of any other checkpoint. So a folder of any
-length takes the memory of one checkpoint.
+Without that, nothing here runs. With it, only what is refused when read as data, or read in part,
+is run, each file or piece of a distributed checkpoint once: what comes out is turned into plain
+data, and its tensors are written to disk, from which they are read like those of any other
+checkpoint. So a folder of any length takes the memory of one checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trajfile.errors import Damaged, FormatError, TrajfileError
 from trajfile.importers.built import Built
@@ -50,25 +54,37 @@ def load(file: File, files: Files) -> tuple[Saved, Found]:
         whole = not found.unread and (found.tensors or found.optimizers)
         if whole or files.scratch is None:
             return saved, found
-    saved = _run(file, files)
+    say(file)
+    saved = run(file, files)
     return saved, search(saved.value, file.path)
 
 
-def _run(file: File, files: Files) -> Saved:
-    """Load a file as PyTorch does with ``weights_only=False``, and keep its tensors on disk."""
+def run(file: File, files: Files, start: int = 0, size: int | None = None) -> Saved:
+    """Load a file as PyTorch does with ``weights_only=False``, and keep its tensors on disk.
+
+    Args:
+        file: The file, which the user trusts; `say` it before.
+        files: Reads it.
+        start: The first byte of what was saved.
+        size: How many bytes that takes; by default the whole file.
+
+    Returns:
+        What was saved, as plain data.
+
+    Raises:
+        Damaged: If that fails, whatever the code raises.
+    """
     assert files.scratch is not None
-    said = str(file.path).encode("unicode_escape").decode()
-    sys.stderr.write(
-        f"--trust: running the code that {said} names; only do this with files you made yourself\n"
-    )
-    sys.stderr.flush()
-    mapped = files.bytes(file, 0, min(4, file.size)) == ZIP
+    mapped = size is None and files.bytes(file, 0, min(4, file.size)) == ZIP
+    source: Any = file.path
+    if size is not None:
+        source = io.BytesIO(files.bytes(file, start, size, size))
     path = files.scratch.new()
     with _foreign_code(file.path), path.open("wb") as out:
         import torch
 
         # Only archives can be mapped; of the format before them all is read at once.
-        value = torch.load(file.path, map_location="cpu", weights_only=False, mmap=mapped)
+        value = torch.load(source, map_location="cpu", weights_only=False, mmap=mapped)
         built = Built(out)
         plain = built.plain(value)
     return Saved(
@@ -79,6 +95,31 @@ def _run(file: File, files: Files) -> Saved:
         built=known(path, path.parent),
         digest=built.digest.hexdigest(),
     )
+
+
+def run_pickle(file: File, data: bytes) -> tuple[Any, str]:
+    """Run the pickle that a file is, which the user trusts, after saying so.
+
+    Args:
+        file: The file.
+        data: Its bytes.
+
+    Returns:
+        The object that it builds, and a digest of the bytes.
+    """
+    say(file)
+    with _foreign_code(file.path):
+        value = pickle.loads(data)
+    return value, hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def say(file: File) -> None:
+    """Tell the user, on stderr, that the code which a file names is about to be run."""
+    said = str(file.path).encode("unicode_escape").decode()
+    sys.stderr.write(
+        f"--trust: running the code that {said} names; only do this with files you made yourself\n"
+    )
+    sys.stderr.flush()
 
 
 @contextlib.contextmanager
