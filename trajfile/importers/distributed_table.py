@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from trajfile.errors import Damaged
 from trajfile.importers.files import File, Files
-from trajfile.importers.pickled import Key, Name, PickleError, unpickle
+from trajfile.importers.pickled import Key, Name, PickleError
 from trajfile.importers.refusal import TRUST, half_written, unknown_layout
 from trajfile.importers.torch_storage import Reader
 from trajfile.importers.trusted import run_pickle
+from trajfile.importers.unpickle import unpickle
 
 _MAX_TABLE = 2**28
 _TENSOR = Name("torch.distributed.checkpoint.metadata", "TensorStorageMetadata")

@@ -15,10 +15,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from trajfile.importers.files import File, Files
-from trajfile.importers.pickled import Inert, PickleError, unpickle
+from trajfile.importers.pickled import Inert, PickleError
 from trajfile.importers.places import Place
 from trajfile.importers.refusal import half_written, too_large, unknown_layout
 from trajfile.importers.torch_storage import Reader, View, item_size
+from trajfile.importers.unpickle import unpickle
 
 _MAX_PICKLE = 2**28
 _MAX_RECORDS = 2_000_000

@@ -7,11 +7,13 @@ changed it in between, without getting in its way.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
+
+from trajfile.recorders.session import RecordingWarning, Session
 
 
 class StageProbe:
@@ -53,66 +55,53 @@ class StageProbe:
             handle.remove()
 
 
-class Scaling:
-    """What a GradScaler does to the gradients, and which updates it leaves out."""
+class StageJudge:
+    """States in the file what the gradients have been through, and warns where that changes.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: Any):
-        self._optimizer = optimizer
-        self._scaler = scaler
-        self._before: dict[str, Any] | None = None
-        self.skipped = 0
+    Args:
+        session: The recording.
+        watched: Parameters whose gradients are watched; None if the stage was said.
+    """
 
-    @property
-    def known(self) -> bool:
-        """Whether there is a scaler at work that the recorder knows of."""
-        return self.fused or (self._scaler is not None and self._scaler.is_enabled())
+    def __init__(self, session: Session, watched: Iterable[nn.Parameter] | None):
+        self._session = session
+        self._probe = None if watched is None else StageProbe(watched)
 
-    @property
-    def fused(self) -> bool:
-        """Whether the optimizer itself takes the scale out and skips updates."""
-        return getattr(self._optimizer, "found_inf", None) is not None
+    def judge(self, *, taken: bool) -> None:
+        """Look at the gradients that a row is about to hold; before the first one, state it.
 
-    @property
-    def attempt(self) -> int:
-        """Changes whenever the scaler has been updated, which it is after each attempt."""
-        scale = getattr(self._scaler, "_scale", None)
-        return scale._version if isinstance(scale, torch.Tensor) else 0
-
-    def overflows(self) -> bool:
-        """Whether the coming call of a fused optimizer will move nothing; counts it if so."""
-        found = getattr(self._optimizer, "found_inf", None)
-        if found is None or not float(found):
-            return False
-        self.skipped += 1
-        return True
-
-    def inverse(self) -> torch.Tensor | None:
-        """What the gradients have to be multiplied by, as the scaler itself would; None for 1."""
-        scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is None:
-            return None
-        return torch.as_tensor(scale).double().reciprocal().float()
-
-    def count(self) -> float | None:
-        """Count the updates skipped since the last one that was made.
-
-        Returns:
-            The scale in force; None without a scaler.
+        Args:
+            taken: Whether they were taken before they could be clipped.
         """
-        if not self.known:
-            return None
-        if self._scaler is None:
-            scale = getattr(self._optimizer, "grad_scale", None)
-            return None if scale is None else float(scale)
-        now = self._scaler.state_dict()
-        if self._before and not self.fused:
-            # Each skipped update multiplies the scale by the backoff factor; the one that was
-            # made before may have multiplied it by the growth factor.
-            scale = self._before["scale"]
-            if self._before["_growth_tracker"] + 1 == self._before["growth_interval"]:
-                scale *= self._before["growth_factor"]
-            while scale > now["scale"] * 1.000001 and 0 < now["backoff_factor"] < 1:
-                scale *= now["backoff_factor"]
-                self.skipped += 1
-        self._before = now
-        return float(now["scale"])
+        if self._probe is None:
+            return
+        changed = self._probe.changed()
+        if not self._session.began:
+            if taken:
+                applied = "clipped" if changed else "raw"
+                self._session.state("gradient", stage="raw", applied=applied)
+                return
+            self._session.state("gradient", stage="clipped" if changed else "raw")
+            if changed:
+                _warn(
+                    "the gradients were changed in place between backward and optimizer.step(): "
+                    "they are recorded as clipped; pass gradient_stage='clipped' if that is "
+                    "right, or call take_gradients() before clipping to record them raw"
+                )
+        elif changed and not taken and self._session.stated("gradient").get("stage") == "raw":
+            _warn(
+                f"from step {self._session.step} on the gradients are changed in place between "
+                "backward and optimizer.step(), while the file says that they are raw; pass "
+                "gradient_stage='clipped' from the start, or call take_gradients() before clipping"
+            )
+            self.close()
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RecordingWarning, stacklevel=7)  # where the optimizer is called
