@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -25,11 +27,31 @@ def framework(name: str, *beside: str) -> ModuleType:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if name == "keras":
+            os.environ.setdefault("KERAS_BACKEND", "torch")  # the choice is the whole process's
         if name.split(".")[0] in _WITH_TORCHVISION:
             _hide_a_torchvision_that_does_not_load()
         for other in beside:
             pytest.importorskip(other)
         return pytest.importorskip(name)
+
+
+class Later:
+    """A framework that is imported when a test first asks for something of it.
+
+    Every worker collects every module of tests, and need not import what another one tests.
+
+    Args:
+        name: Its module.
+        *beside: Others that must be there too.
+    """
+
+    def __init__(self, name: str, *beside: str):
+        self._named = name, *beside
+
+    def __getattr__(self, name: str) -> Any:
+        """What the module holds by a name."""
+        return getattr(framework(*self._named), name)
 
 
 def _hide_a_torchvision_that_does_not_load() -> None:

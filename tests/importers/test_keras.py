@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import h5py
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def trained(request, tmp_path_factory):
     """Weights after 0, 4 and 12 updates, and what the model held then."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = framework("keras")
     folder = tmp_path_factory.mktemp("keras")
     keras.utils.set_random_seed(0)

@@ -26,11 +26,19 @@ import optax
 import orbax.checkpoint as ocp
 
 folder, plain, held = sys.argv[1:]
+kernel = np.random.default_rng(0).standard_normal((3, 4), np.float32)
 params = {
-    "dense": {"kernel": jax.random.normal(jax.random.key(0), (3, 4)), "bias": jax.numpy.zeros(4)},
+    "dense": {"kernel": jax.numpy.asarray(kernel), "bias": jax.numpy.zeros(4)},
     "scale": jax.numpy.ones(2, jax.numpy.bfloat16),
 }
 optimizer = optax.adam(1e-2)
+
+@jax.jit
+def step_of(params, state):
+    gradients = jax.tree.map(lambda p: p + 1, params)
+    updates, state = optimizer.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
+
 state = optimizer.init(params)
 
 def keep(name, tree):
@@ -40,9 +48,7 @@ def keep(name, tree):
 
 with ocp.CheckpointManager(folder) as manager:
     for step in range(1, 21):
-        gradients = jax.tree.map(lambda p: p + 1, params)
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step_of(params, state)
         if step in {1, 20}:
             tree = {"params": params, "opt_state": state, "step": np.int64(step)}
             manager.save(step, args=ocp.args.StandardSave(tree))

@@ -9,8 +9,9 @@ from collections import OrderedDict
 
 import pytest
 
-from trajfile.importers.pickled import Inert, PickleError, unpickle
+from trajfile.importers.pickled import Inert, PickleError
 from trajfile.importers.torch_storage import Reader
+from trajfile.importers.unpickle import unpickle
 
 PLAIN = {
     "text": "naïve", "numbers": [0, 1, 255, 256, 65536, -1, 2**31, -(2**63), 2**70, -(2**70)],

@@ -143,6 +143,7 @@ def record(kind: str, folder: Path, rank: int) -> None:
         on_error="raise",
     ) as recorder:
         training.run(recorder)
+        assert not list(recorder._told)  # also in a process that does not write
     check_alike(bare, training)
     if rank == 0:
         np.savez(folder / "kept.npz", **training.kept)

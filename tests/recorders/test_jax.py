@@ -5,28 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import trajfile
-from tests.frameworks import framework
+from tests.frameworks import Later, framework
 from tests.recorders.by_hand import Rows, check_recorded
+from tests.recorders.snippets import run_snippet
 from trajfile.recorders import RecordingWarning, Schedule
 
-jax = framework("jax", "optax")
-optax = framework("optax")
-import jax.numpy as jnp  # noqa: E402
-
-from trajfile.recorders.jax import Recorder, names_of, slots_of  # noqa: E402
+jax, jnp, optax = Later("jax", "optax"), Later("jax.numpy"), Later("optax")
+recorders = Later("trajfile.recorders.jax", "jax", "optax")
 
 FULL = Schedule(params=1, gradients=1, updates=1, optimizer=1)
 
 
 def start(width: int = 8) -> dict[str, Any]:
-    keys = jax.random.split(jax.random.key(0), 2)
+    random = np.random.default_rng(0)
     return {
-        "first": {"kernel": jax.random.normal(keys[0], (6, width)), "bias": jnp.zeros(width)},
-        "second": {"kernel": jax.random.normal(keys[1], (width, 3), jnp.bfloat16)},
+        "first": {
+            "kernel": jnp.asarray(random.standard_normal((6, width), np.float32)),
+            "bias": jnp.asarray(np.zeros(width, np.float32)),
+        },
+        "second": {
+            "kernel": jnp.asarray(random.standard_normal((width, 3)).astype(ml_dtypes.bfloat16))
+        },
     }
 
 
@@ -43,7 +47,11 @@ def batch(step: int) -> tuple[Any, Any]:
 
 def named(tree: Any) -> dict[str, np.ndarray]:
     return dict(
-        zip(names_of(tree), (np.array(leaf) for leaf in jax.tree.leaves(tree)), strict=True)
+        zip(
+            recorders.names_of(tree),
+            (np.array(leaf) for leaf in jax.tree.leaves(tree)),
+            strict=True,
+        )
     )
 
 
@@ -68,7 +76,7 @@ def test_under_jit_bit_for_bit(which: str, tmp_path: Path) -> None:
     rows: Rows = {}
     losses: list[float] = []
 
-    def run(recorder: Recorder | None) -> Any:
+    def run(recorder: Any) -> Any:
         plain = make(rate)
         optimizer = plain if recorder is None else recorder.wrap(plain)
 
@@ -84,7 +92,7 @@ def test_under_jit_bit_for_bit(which: str, tmp_path: Path) -> None:
         for k in range(6):
             if recorder is None:
                 rows.setdefault("params", {})[k] = named(params)
-                for slot, tree in slots_of(state, params).items():
+                for slot, tree in recorders.slots_of(state, params).items():
                     rows.setdefault(f"optimizer/{slot}", {})[k] = named(tree)
             params, state, loss, gradients, updates = step(params, state, *batch(k))
             if recorder is None:
@@ -97,7 +105,7 @@ def test_under_jit_bit_for_bit(which: str, tmp_path: Path) -> None:
         return params
 
     expected = run(None)
-    with Recorder(
+    with recorders.Recorder(
         tmp_path / "run.h5", FULL, learning_rate=rate, batch_size=16, on_error="raise"
     ) as recorder:
         found = run(recorder)
@@ -116,7 +124,7 @@ def test_under_jit_bit_for_bit(which: str, tmp_path: Path) -> None:
 
 def test_in_a_scan_on_a_schedule_with_accumulation(tmp_path: Path) -> None:
     """Ten micro-batches in one compiled loop, two to an update: five steps, two of them due."""
-    recorder = Recorder(
+    recorder = recorders.Recorder(
         tmp_path / "run.h5", Schedule(params="every 3", gradients="at 3"), on_error="raise"
     )
     optimizer = optax.MultiSteps(recorder.wrap(optax.sgd(0.1)), 2)
@@ -147,7 +155,7 @@ def test_in_a_scan_on_a_schedule_with_accumulation(tmp_path: Path) -> None:
 def test_flax_nnx(tmp_path: Path) -> None:
     nnx = framework("flax.nnx")
     model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
-    recorder = Recorder(tmp_path / "run.h5", FULL, learning_rate=0.1, on_error="raise")
+    recorder = recorders.Recorder(tmp_path / "run.h5", FULL, learning_rate=0.1, on_error="raise")
     optimizer = nnx.Optimizer(model, recorder.wrap(optax.sgd(0.1, momentum=0.9)), wrt=nnx.Param)
 
     @nnx.jit
@@ -175,14 +183,14 @@ def test_flax_nnx(tmp_path: Path) -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path / "run.h5", Schedule(params=1))
+    recorder = recorders.Recorder(tmp_path / "run.h5", Schedule(params=1))
     optimizer = recorder.wrap(optax.sgd(0.1))
     with pytest.raises(trajfile.UsageError, match=r"come to the name 'a\.b'"):
         optimizer.init({"a": {"b": jnp.ones(1)}, "a.b": jnp.ones(1)})
     with pytest.raises(trajfile.UsageError, match="needs the params"):
         optimizer.update({"w": jnp.ones(1)}, optimizer.init({"w": jnp.ones(1)}))
     with pytest.raises(trajfile.UsageError, match="asks for updates"):
-        Recorder(tmp_path / "other.h5", FULL)
+        recorders.Recorder(tmp_path / "other.h5", FULL)
     state = optimizer.init({"w": jnp.ones(2)})
     optimizer.update({"w": jnp.ones(2)}, state, {"w": jnp.ones(2)})
     jax.effects_barrier()
@@ -192,3 +200,18 @@ def test_bad_input(tmp_path: Path) -> None:
         recorder.close()
     with trajfile.open(tmp_path / "run.h5") as run:
         assert run.steps("params").tolist() == [0]
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "jax": framework("jax"),
+        "optax": framework("optax"),
+        "params": {"w": jax.numpy.ones(3)},
+        "batches": np.ones((12, 3), np.float32),
+        "loss_of": lambda params, batch: ((params["w"] * batch) ** 2).sum(),
+    }
+    run_snippet("JAX", given)
+    with trajfile.open("run.h5") as recorded:
+        assert recorded.steps("gradients").tolist() == [0, 1, 2]
+        assert recorded.scalars["loss"][0].tolist() == [0, 1, 2, 10]

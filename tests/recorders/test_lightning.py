@@ -10,18 +10,19 @@ import torch
 from torch import nn
 
 import trajfile
-from tests.frameworks import framework
+from tests.frameworks import Later, framework
 from tests.recorders.by_hand import Rows, arrays, batch, check_recorded, net
+from tests.recorders.snippets import run_snippet
 from trajfile.recorders import Schedule
 
-lightning = framework("lightning.pytorch")
+lightning = Later("lightning.pytorch")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own advice
 
 SCHEDULE = Schedule(params=1, gradients=1, updates=1, optimizer=1)
 
 
-class Module(lightning.LightningModule):
+class Kept:
     """Keeps what a recorder should see, in Lightning's own hooks."""
 
     def __init__(self) -> None:
@@ -60,10 +61,19 @@ class Module(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.01)
 
 
-def fit(folder: Path, **options: Any) -> Module:
+def made() -> Any:
+    """A module that does so; its class is made here, for then Lightning is imported."""
+
+    class Module(Kept, lightning.LightningModule):
+        pass
+
+    return Module()
+
+
+def fit(folder: Path, **options: Any) -> Any:
     from trajfile.recorders.lightning import Recorder
 
-    module = Module()
+    module = made()
     recorder = Recorder(folder / "run.h5", SCHEDULE, batch_size=16, on_error="raise")
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -108,3 +118,12 @@ def test_lightning(options: dict[str, Any], applied: str | None, tmp_path: Path)
     micro = options.get("accumulate_grad_batches", 1)
     told = module.losses
     assert losses == [sum(told[i : i + micro]) / micro for i in range(0, len(told), micro)]
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    batches = torch.utils.data.DataLoader(torch.arange(6), batch_size=None)
+    given = {"lightning": framework("lightning"), "module": made(), "batches": batches}
+    run_snippet("Lightning", given)
+    with trajfile.open("run.h5") as recorded:
+        assert recorded.steps("gradients").tolist() == [0, 1, 2]

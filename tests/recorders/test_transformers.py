@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 import trajfile
-from tests.frameworks import framework
+from tests.frameworks import Later
 from tests.recorders.by_hand import Rows, arrays, batch, check_recorded, net
+from tests.recorders.snippets import run_snippet
 from trajfile.recorders import Schedule
 
-transformers = framework("transformers", "accelerate")
-accelerate = framework("accelerate")
+transformers = Later("transformers", "accelerate")
+accelerate = Later("accelerate")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own advice
 
@@ -41,7 +42,9 @@ class Data(torch.utils.data.Dataset):
         return {"inputs": inputs[0], "labels": labels[0]}
 
 
-class ByHand(transformers.TrainerCallback):
+class Kept:
+    """Keeps what a recorder should see, as a callback of the Trainer."""
+
     def __init__(self) -> None:
         self.rows: Rows = {}
 
@@ -58,6 +61,9 @@ class ByHand(transformers.TrainerCallback):
 @pytest.mark.parametrize("clip", [1.0, 0.0], ids=["clipped as it comes", "not clipped"])
 def test_trainer(clip: float, tmp_path: Path) -> None:
     from trajfile.recorders.transformers import Recorder
+
+    class ByHand(Kept, transformers.TrainerCallback):
+        pass
 
     transformers.set_seed(0)
     by_hand = ByHand()
@@ -129,3 +135,14 @@ def test_accelerate(tmp_path: Path) -> None:
             "raw",
             "clipped",
         )
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = transformers.TrainingArguments(
+        "out", use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, max_steps=6
+    )
+    given = {"Trainer": transformers.Trainer, "model": Model(), "data": Data()}
+    run_snippet("Transformers", given | {"arguments": arguments})
+    with trajfile.open("run.h5") as recorded:
+        assert recorded.steps("gradients").tolist() == [0, 1, 2]
