@@ -148,3 +148,19 @@ def test_zstd_needs_its_extra_only_for_writing(tmp_path: Path) -> None:
     assert all("install trajfile[hdf5-codecs]" in line for line in lines)
     assert not (tmp_path / "new.h5").exists()
     small_run(tmp_path / "again.h5", compression="zstd")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+@pytest.mark.parametrize("count", [1, 7, 64, 4099])
+def test_unshuffled_compiled_or_not_is_what_was_shuffled(dtype: type, count: int) -> None:
+    pytest.importorskip("numba")
+    info = np.iinfo(dtype)
+    values = np.random.default_rng(count).integers(0, info.max, count, dtype, endpoint=True)
+    planes = np.ascontiguousarray(values.view(np.uint8).reshape(count, -1).T)
+    assert checksum.prepare()
+    for loops in (checksum._unshuffle, {}):
+        out = np.zeros(count, dtype)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(checksum, "_unshuffle", loops)
+            checksum.unshuffle(planes, out)
+        assert (out == values).all()

@@ -10,9 +10,10 @@ import numpy as np
 from h5py import h5z
 from numpy.typing import NDArray
 
-from trajfile.containers.checksum import fletcher32
+from trajfile.containers.checksum import fletcher32, unshuffle
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.packing import Compression, PackingError, compress, decompress
+from trajfile.containers.scratch import scratch
 from trajfile.stopwatch import at
 
 _CODECS: dict[int, Compression] = {h5z.FILTER_DEFLATE: "zlib", ZSTD_FILTER: "zstd"}
@@ -65,11 +66,9 @@ def decode_chunk(
         if h5z.FILTER_SHUFFLE not in filters or out.dtype.itemsize == 1:
             decompress(payload, compression, flat)
             return
-        planes = np.empty((out.dtype.itemsize, len(out)), np.uint8)
-        decompress(payload, compression, planes.reshape(-1))
-        elements = flat.reshape(len(out), -1)
-        for number, plane in enumerate(planes):  # thrice as fast as a transpose
-            elements[:, number] = plane
+        planes = scratch("planes", len(flat))
+        decompress(payload, compression, planes)
+        unshuffle(planes.reshape(out.dtype.itemsize, -1), out)
 
 
 def encode_chunk(chunk: NDArray[np.generic], filters: tuple[int, ...]) -> bytes:

@@ -14,6 +14,7 @@ from trajfile.containers.base import Array
 from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk, verify
 from trajfile.containers.hdf5_small import Small
 from trajfile.containers.packing import PackingError
+from trajfile.containers.scratch import scratch
 from trajfile.stopwatch import at
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
@@ -120,10 +121,14 @@ class Lane:
             start, stop = max(left, columns.start), min(left + self.width, columns.stop)
             target = out[first - rows.start : last - rows.start]
             target = target[:, start - columns.start : stop - columns.start]
-            if self.compression is None and self.height == 1 and stop - start == self.width:
+            whole_row = self.height == 1 and stop - start == self.width
+            if whole_row and self.compression is None:
                 self._fetch_whole(top, left, target[0])
                 return
-            chunk = np.empty(self.height * self.width, out.dtype)
+            if whole_row:
+                decode_chunk(self._fetch(top, left), self._filters, target[0])
+                return
+            chunk = scratch("chunk", self.height * self.width * out.itemsize).view(out.dtype)
             decode_chunk(self._fetch(top, left), self._filters, chunk)
             tile = chunk.reshape(self.height, self.width)
             target[...] = tile[first - top : last - top, start - left : stop - left]
@@ -196,7 +201,7 @@ class Lane:
         address, size = self._place(top, left)
         if not 0 < size <= os.fstat(self._descriptor).st_size:
             raise PackingError("the file ends within a chunk")
-        stored = np.empty(size, np.uint8)
+        stored = scratch("stored", size)
         if os.preadv(self._descriptor, [stored.data], address) != size:
             raise PackingError("the file ends within a chunk")
         return stored

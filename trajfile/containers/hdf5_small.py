@@ -8,7 +8,6 @@ them; so a stretch is read at once, and one compiled loop verifies and copies wh
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,23 +16,13 @@ from numpy.typing import NDArray
 from trajfile.containers import checksum
 from trajfile.containers.base import Array
 from trajfile.containers.packing import PackingError
+from trajfile.containers.scratch import scratch
 from trajfile.stopwatch import at
 
 #: Bytes of a stretch: enough that calls don't count, few enough to stay in the cache.
 STRETCH_BYTES = 2**20
 #: Bytes between two chunks that are rather read than skipped.
 _GAP_BYTES = 2**15
-
-
-_own = threading.local()
-
-
-def _memory(size: int) -> NDArray[np.uint8]:
-    """Memory of the thread's own, used again and again: fresh pages cost more than reading."""
-    held: NDArray[np.uint8] | None = getattr(_own, "held", None)
-    if held is None or len(held) < size:
-        held = _own.held = np.empty(max(size, STRETCH_BYTES + 2**16), np.uint8)
-    return held[:size]
 
 
 class Small:
@@ -83,7 +72,7 @@ class Small:
         """
         chunks = slice(*stretch)
         starts = self.starts[chunks] - self.starts[stretch[0]]
-        region = _memory(int(starts[-1]) + self.size + 4)
+        region = scratch("stretch", int(starts[-1]) + self.size + 4)
         with at("read"):
             count = os.preadv(descriptor, [region.data], int(self.starts[stretch[0]]))
         if count != len(region):

@@ -1,4 +1,4 @@
-"""Checksums compiled by Numba, and copying what they hold for: as fast as memory, lock-free."""
+"""The filters of chunks, and copying what they hold for, compiled: as fast as memory, lock-free."""
 
 from __future__ import annotations
 
@@ -54,6 +54,26 @@ def _scatter(region, starts, words, places, out, first, count):
     return -1
 
 
+def _unshuffle2(planes, out):
+    """Elements of two bytes from their first bytes and their second ones."""
+    count = np.uint64(len(out))
+    for i in range(count):
+        high = np.uint16(planes[count + i])
+        out[i] = np.uint16(planes[i]) | np.uint16(high << np.uint16(8))
+
+
+def _unshuffle4(planes, out):
+    count = np.uint64(len(out))
+    second, third = np.uint64(2) * count, np.uint64(3) * count
+    for i in range(count):
+        out[i] = (
+            np.uint32(planes[i])
+            | (np.uint32(planes[count + i]) << np.uint32(8))
+            | (np.uint32(planes[second + i]) << np.uint32(16))
+            | (np.uint32(planes[third + i]) << np.uint32(24))
+        )
+
+
 # Bytes that may not be written are taken too, and so are those that may.
 _SIGNATURE = numba.types.UniTuple(numba.uint64, 2)(
     numba.types.Array(numba.uint16, 1, "C", readonly=True)
@@ -66,9 +86,19 @@ _SCATTER = numba.int64(
     *(_WORDS, numba.int64, numba.int64),
 )
 
-try:
-    fletcher = numba.njit(_SIGNATURE, nogil=True, cache=True)(_fletcher)
-    scatter = numba.njit(_SCATTER, nogil=True, cache=True)(_scatter)
-except RuntimeError:  # no place to keep what was compiled
-    fletcher = numba.njit(_SIGNATURE, nogil=True)(_fletcher)
-    scatter = numba.njit(_SCATTER, nogil=True)(_scatter)
+_BYTES = numba.types.Array(numba.uint8, 1, "C")
+
+
+def _compiled(signature, function):
+    try:
+        return numba.njit(signature, nogil=True, cache=True)(function)
+    except RuntimeError:  # no place to keep what was compiled
+        return numba.njit(signature, nogil=True)(function)
+
+
+fletcher = _compiled(_SIGNATURE, _fletcher)
+scatter = _compiled(_SCATTER, _scatter)
+unshuffle = {
+    2: _compiled(numba.void(_BYTES, numba.types.Array(numba.uint16, 1, "C")), _unshuffle2),
+    4: _compiled(numba.void(_BYTES, numba.types.Array(numba.uint32, 1, "C")), _unshuffle4),
+}
