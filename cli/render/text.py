@@ -51,8 +51,12 @@ def shorten(text: str, width: int) -> str:
 
 
 def clip(text: str, width: int) -> str:
-    """At most `width` characters; what is left out of the end is marked by an ellipsis."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """At most `width` characters; words left out of the end are marked by an ellipsis."""
+    if len(text) <= width:
+        return text
+    between = text.rfind(" ", 0, width - 1)
+    # A number that is cut is another number; a single long word is cut nevertheless.
+    return f"{text[:between]} …" if between > width // 2 else f"{text[: width - 1]}…"
 
 
 def count(value: int) -> str:

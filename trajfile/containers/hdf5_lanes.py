@@ -229,7 +229,8 @@ class Lane:
         down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
         wanted = down[:, None] * _MAX_CHUNKS_A_ROW + across
         if self._present is None:
-            self._present, self._places = self._stored_chunks()
+            present, self._places = self._stored_chunks()
+            self._present = present  # last: another thread may read as soon as it is there
         # One beyond all chunks, so that there is always a place to look at.
         known = np.append(self._present, np.iinfo(np.int64).max)
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
