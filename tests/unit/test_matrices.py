@@ -102,8 +102,9 @@ def test_a_tensor_is_collected_piece_by_piece_at_the_wanted_rows():
     for rows in (np.arange(0, 5), np.arange(5, 9)):
         for start, stop in ((0, 4), (4, 15)):
             collector.gather("params", "w1", start, rows, flat[rows, start:stop])
-    for position in (0, 4, 8):
-        np.testing.assert_array_equal(collector.matrix("params", "w1", position), flat[position])
+    for positions in ([0, 4, 8], [4], [8, 0]):
+        found = collector.matrices("params", "w1", np.array(positions))
+        np.testing.assert_array_equal(found, flat[positions])
 
 
 def test_shared_tensors_count_once_and_the_dearest_pair_is_refused_first():

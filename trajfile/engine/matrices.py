@@ -23,7 +23,8 @@ from trajfile.schema import GRADIENTS, PARAMS, TensorSpec
 if TYPE_CHECKING:
     import torch
 
-_BATCH_BYTES = 2**22
+#: Memory for several steps of a pair at once: calls cost more than small matrices.
+BATCH_BYTES = 2**22
 
 
 def layer_bytes(header: Header, needs: Iterable[LayerPair]) -> int:
@@ -34,7 +35,8 @@ def layer_bytes(header: Header, needs: Iterable[LayerPair]) -> int:
         needs: The pairs.
 
     Returns:
-        The collected rows of every distinct tensor, and the float64 matrices of the largest pair.
+        The collected rows of every distinct tensor, and the float64 matrices of a step of the
+        largest pair.
     """
     collected = sum(
         len(positions) * header.tensors[stream][name].size * _item(header, stream, name)
@@ -43,8 +45,7 @@ def layer_bytes(header: Header, needs: Iterable[LayerPair]) -> int:
     working = 0
     for need in needs:
         first, second = (header.tensors[PARAMS][name] for name in (need.first, need.second))
-        steps = len(header.timeline_steps(need.timeline))
-        working = max(working, _at_once(first, second, steps) * _working(first, second))
+        working = max(working, _working(first, second))
     return collected + working
 
 
@@ -52,13 +53,6 @@ def _working(first: TensorSpec, second: TensorSpec) -> int:
     """Bytes that a step of a pair takes while it is multiplied."""
     # Two matrices in float64; D(i), D(i+1), E(i), and products on their way to one of them.
     return int(8 * (first.size + second.size + 6 * first.shape[0] ** 2))
-
-
-def _at_once(first: TensorSpec, second: TensorSpec, steps: int) -> int:
-    """Steps of a pair that are multiplied by one call: calls cost more than small matrices."""
-    # What is multiplied is to be small beside what is collected.
-    collected = steps * (first.size + second.size)
-    return int(max(1, min(_BATCH_BYTES, collected // 2) // _working(first, second)))
 
 
 def _item(header: Header, stream: str, name: str) -> int:
@@ -190,6 +184,7 @@ def balance(
     collected: Collector,
     recorded: Mapping[str, Index],
     device: torch.device,
+    memory: int,
 ) -> LayerBalance:
     """The imbalance D = W_2' W_2 - W_1 W_1' at each step of a pair's timeline.
 
@@ -199,6 +194,7 @@ def balance(
         collected: Its tensors at the timeline's rows.
         recorded: For each stream the recorded row of each selected row.
         device: Where to multiply.
+        memory: Bytes for collecting and multiplying; at least `layer_bytes` of all pairs.
 
     Returns:
         Norms, largest diagonal entry, trace and residual of the law, all float64.
@@ -234,7 +230,7 @@ def balance(
         ruled = np.array(known, bool) & exist(GRADIENTS)
         ruled[-1:] = False  # nothing follows
     specs = [header.tensors[PARAMS][name] for name in (need.first, need.second)]
-    height = _at_once(specs[0], specs[1], len(steps))
+    height = max(1, (memory - collected.nbytes) // _working(specs[0], specs[1]))
     following: torch.Tensor | None = None
     for stop in range(len(there), 0, -height):
         index = there[max(0, stop - height) : stop]

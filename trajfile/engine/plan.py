@@ -18,7 +18,7 @@ from trajfile.engine.blocks import Block, make_blocks
 from trajfile.engine.budget import format_bytes
 from trajfile.engine.columns import Strip, cut_strips
 from trajfile.engine.header import Header
-from trajfile.engine.matrices import affordable_layers, layer_bytes
+from trajfile.engine.matrices import BATCH_BYTES, affordable_layers, layer_bytes
 from trajfile.engine.needs import LayerPair, Need
 from trajfile.engine.rows import RowNeeds, reduce_needs
 from trajfile.engine.shape import ALIGNMENT, BAND_BLOCK, Layout, Profile, Shaper
@@ -213,7 +213,7 @@ def _plan(
     totals = _total_bytes(header, rows, lanes)
     fixed = {
         "sums": totals + (tensor_bytes if per_tensor else 0),
-        "layer matrices": layer_bytes(header, rows.layers),
+        "layer matrices": _layer_bytes(header, rows, budget),
         "set aside for libraries": min(max(budget - 3 * LIBRARIES_BYTES, 0), LIBRARIES_BYTES),
     }
     shape = Shaper(
@@ -289,6 +289,14 @@ def _slot_bytes(strips: tuple[Strip, ...], blocks: tuple[Block, ...]) -> int:
         ),
         default=0,
     )
+
+
+def _layer_bytes(header: Header, rows: RowNeeds, budget: int) -> int:
+    """Bytes for the matrices of layers, several steps of a pair at once."""
+    if not rows.layers:
+        return 0
+    spare = max(0, budget - 8 * BATCH_BYTES)  # a small budget is for what must be held
+    return layer_bytes(header, rows.layers) + min(BATCH_BYTES, spare)
 
 
 def _total_bytes(header: Header, rows: RowNeeds, lanes: int) -> int:

@@ -326,7 +326,14 @@ def conclude_pass(plan: Plan, parts: Iterable[Partial], device: torch.device) ->
     measurements = conclude(plan, sums)
     with np.errstate(all="ignore"):
         balances = {
-            need: balance(plan.header, need, collector, plan.layout.rows, device)
+            need: balance(
+                plan.header,
+                need,
+                collector,
+                plan.layout.rows,
+                device,
+                plan.memory["layer matrices"],
+            )
             for need in plan.rows.layers
         }
     return PassResult(replace(measurements, layer_balances=balances), read, peak, first.device)
