@@ -80,13 +80,27 @@ class TestJson:
 
 
 class TestStreams:
-    @pytest.mark.parametrize("argv", [["info"], ["analyze"], ["validate"], ["analyze", "--plan"]])
+    @pytest.mark.parametrize("argv", [["info"], ["validate"], ["analyze", "--plan"]])
     def test_no_escape_off_a_terminal(self, tiny, argv):
         for environment in ({}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}):
             done = program(*argv, tiny, **environment)
             assert done.returncode == 0, done.stderr
             assert done.stderr == ""
             assert "\x1b" not in done.stdout
+
+    def test_no_escape_in_a_whole_analysis(self, run, tiny, monkeypatch):
+        forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+        done = program("analyze", tiny, **forced)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert "\x1b" not in done.stdout
+        for environment in ({}, {"NO_COLOR": "1"}, forced):
+            with monkeypatch.context() as patched:
+                for name, value in environment.items():
+                    patched.setenv(name, value)
+                outcome = run("analyze", tiny)
+            assert (outcome.code, outcome.err) == (0, "")
+            assert "\x1b" not in outcome.out
 
     def test_whoever_stops_reading_gets_no_complaint(self, tiny):
         command = subprocess.Popen(

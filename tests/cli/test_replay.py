@@ -24,7 +24,11 @@ def replayed(tmp_path_factory):
         "cpu",
         steps="0:1000",
         replay=LOSS,
-        options={"sharpness.replay_trace": 0, "sharpness.replay_tolerance": 1e-6},
+        options={
+            "sharpness.replay_trace": 0,
+            "sharpness.replay_tolerance": 1e-6,
+            "sharpness.replay_snapshots": 10,
+        },
     )
 
 
@@ -74,7 +78,8 @@ class TestOneTinyRun:
 
     def test_json_stays_one_document_whatever_the_user_prints(self, run, tiny, model):
         source = model("print('loading')\n" + self.GOOD)
-        outcome = run("analyze", tiny, "--replay", source, "--json", "-")
+        few = ("--metrics", "sharpness", "--option", "sharpness.replay_snapshots=6")
+        outcome = run("analyze", tiny, *few, "--replay", source, "--json", "-")
         report = json.loads(outcome.out)
         got = report["metrics"]["sharpness"]
         assert outcome.code == 0

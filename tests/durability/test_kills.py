@@ -157,7 +157,7 @@ def kill_at_random(forge: Forge, total: int) -> int:
 
 
 def test_killed_at_random(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
-    report(capsys, "killed at random", kill_at_random(forge, 10))
+    report(capsys, "killed at random", kill_at_random(forge, 6))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A store for the tests of a module, and a proxy before it for each."""
+"""One store for all tests of this folder, and a proxy before it for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.remote.servers import Proxy, environment, store_server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server():
     with store_server() as port:
         yield port

@@ -183,6 +183,7 @@ class Ledger:
         self._base.close()
         if remove:
             self.path.unlink(missing_ok=True)
+            self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         """The ledger itself."""

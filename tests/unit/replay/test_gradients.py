@@ -19,11 +19,11 @@ from trajfile.replay.gradients import with_gradients
 def pair(tmp_path_factory):
     """The same run with its gradients and without, and the loss of both."""
     folder = tmp_path_factory.mktemp("gradients")
-    train(folder / "whole.h5", steps=40)
+    train(folder / "whole.h5", steps=20)
     return (
         folder / "whole.h5",
         folder / "bare.h5",
-        train(folder / "bare.h5", steps=40, gradients=False),
+        train(folder / "bare.h5", steps=20, gradients=False),
     )
 
 
@@ -115,7 +115,7 @@ def test_gradients_are_those_of_autograd_at_each_snapshot(pair):
     with trajfile.open(bare) as run:
         header = run.header()
         with with_gradients(load_loss(lambda: loss, {}), run, header, float64=True) as completed:
-            for step in (0, 17, 39):
+            for step in (0, 11, 19):
                 for name, slope in grad(loss)(at(bare, step)).items():
                     got = torch.tensor(completed["gradients"][name].at(step))
                     torch.testing.assert_close(got, slope)
