@@ -52,10 +52,15 @@ def make(folder: Path, only: str = "") -> list[str]:
         made += _keep_json(answer, folder, kind, vector.name)
     sums = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder).as_posix()}\n"
-        for file in sorted(folder.glob("*/*.*"))
+        for file in files_of(folder)
     ]
     (folder / "SHA256SUMS").write_text("".join(sums))
     return made
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Vectors and answers, in order, but not what Python keeps of the runner."""
+    return sorted(file for file in folder.glob("*/*.*") if file.parent.name != "__pycache__")
 
 
 def _answer(vector: Valid | Broken) -> tuple[str, dict[str, Any]]:
