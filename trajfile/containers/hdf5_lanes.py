@@ -254,8 +254,8 @@ class Lane:
             flat += *chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset or 0, chunk.size
         found = np.array(flat, np.uint64).reshape(-1, 5)
         found = found[found[:, 0] < 2**38]
-        numbers = found[:, 0] // np.uint64(self.height) * np.uint64(_MAX_CHUNKS_A_ROW)
-        numbers = (numbers + found[:, 1] // np.uint64(self.width)).astype(np.int64)
+        bands = found[:, 0] // np.uint64(self.height) * np.uint64(_MAX_CHUNKS_A_ROW)
+        numbers = (bands + found[:, 1] // np.uint64(self.width)).astype(np.int64)
         whole = found[:, 2] == 0
         self._skipping = set(numbers[~whole].tolist())
         places = np.minimum(found[:, 3:], np.uint64(2**62)).astype(np.int64)
