@@ -1,15 +1,18 @@
-"""Tasks that misbehave as an input can make a worker misbehave; workers find them by name."""
+"""Stand-ins: tasks that misbehave, which workers find by name, and a crew without processes."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from tests.audit.runs import healthy
+from trajfile.audit.crew import Task, failure_of_task
 from trajfile.audit.examine import examine
 from trajfile.audit.outcome import Outcome, Settings
 
@@ -44,3 +47,45 @@ def examine_with(first, path: str, settings: Settings) -> Outcome:
     except MemoryError as error:
         return failed(path, *failure_of(error), settings)
     return Outcome(path, "ok")
+
+
+class Here:
+    """A crew that does each task at once and in this process, which needs no start.
+
+    Made as `trajfile.audit.crew_for` makes one, in whose place it is put where processes are not
+    what a test is about.
+    """
+
+    width = 1
+
+    def __init__(
+        self,
+        settings: Settings,
+        workers: int = 1,
+        scheduler: str | None = None,
+        max_time: float | None = None,
+    ) -> None:
+        assert (workers, scheduler, max_time) == (1, None, None)
+        self.settings = settings
+
+    def submit(self, task: Task, *arguments: Any) -> Future[Any]:
+        ticket: Future[Any] = Future()
+        try:
+            ticket.set_result(task(*arguments, self.settings))
+        except Exception as error:
+            ticket.set_exception(error)
+        return ticket
+
+    def result(self, ticket: Future[Any]) -> Any:
+        try:
+            return ticket.result()
+        except Exception as error:
+            raise failure_of_task(error, {}) from error
+
+    kept = result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass

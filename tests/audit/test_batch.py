@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests.audit.runs import healthy, record, wide
-from tests.audit.stand_ins import task
+from tests.audit.stand_ins import Here, task
 from trajfile.audit import (
     Ledger,
     Outcome,
@@ -71,8 +71,8 @@ def test_a_huge_run_is_divided_and_comes_to_the_same_for_any_number_of_workers(t
     whole = Settings(load_rulebook(), memory=2**23)
     divided = msgspec.structs.replace(whole, divide_above=0, cache=True)
     found = []
-    for workers in (1, 2):
-        with Pool(divided, workers) as crew:
+    for crew in (Here(divided), Pool(divided, 2)):
+        with crew:
             found += outcomes([path], divided, crew)
     left = examine(path, divided)
     assert isinstance(left, Divided)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from trajfile_cli.app import main
 
-import trajfile
+import trajfile.audit
 from tests.audit.runs import healthy
+from tests.audit.stand_ins import Here
 from trajfile.audit import load_rulebook
 
 PAGE = (Path(__file__).parents[2] / "spec" / "recipes.md").read_text()
@@ -51,7 +52,8 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_gate_closes_when_a_run_got_sharper(place, capsys):
+def test_the_gate_closes_when_a_run_got_sharper(place, capsys, monkeypatch):
+    monkeypatch.setattr(trajfile.audit, "crew_for", Here)
     accept, gate = COMMANDS[:2]
     curved(place / "nightly" / "run.h5", 1.0)
     assert run(accept) == 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 import trajfile.audit
 from tests.audit.runs import healthy, record
-from trajfile.audit.crew import failure_of_task
+from tests.audit.stand_ins import Here
 from trajfile.audit.rulebook import shipped
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
@@ -31,38 +30,6 @@ def folder(tmp_path):
     record(runs / "frozen.h5", frozen=("fc2.bias",))
     (runs / "text.h5").write_text("not a run")
     return runs
-
-
-class Here:
-    """A crew that does each task at once and in this process, which needs no start."""
-
-    width = 1
-
-    def __init__(self, settings, workers, scheduler, max_time):
-        assert (workers, scheduler, max_time) == (1, None, None)
-        self.settings = settings
-
-    def submit(self, task, *arguments):
-        ticket = Future()
-        try:
-            ticket.set_result(task(*arguments, self.settings))
-        except Exception as error:
-            ticket.set_exception(error)
-        return ticket
-
-    def result(self, ticket):
-        try:
-            return ticket.result()
-        except Exception as error:
-            raise failure_of_task(error, {}) from error
-
-    kept = result
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
 
 
 @pytest.fixture
