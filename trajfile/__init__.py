@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from trajfile.export import export as export
     from trajfile.reader import Trajectory
     from trajfile.reader import open_trajectory as open
-    from trajfile.repair import RepairReport as RepairReport
     from trajfile.repair import repair as repair
+    from trajfile.repaired import RepairReport as RepairReport
     from trajfile.report import Report
     from trajfile.validate import validate as validate
     from trajfile.writer import Writer
@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "RepairReport": "repair",
+    "RepairReport": "repaired",
     "Report": "report",
     "Trajectory": "reader",
     "Writer": "writer",

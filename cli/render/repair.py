@@ -12,7 +12,7 @@ from .terminal import Terminal
 from .text import count, counted, steps_between
 
 if TYPE_CHECKING:
-    from trajfile.repair import LostRows, RepairReport
+    from trajfile.repaired import LostRows, RepairReport
 
 _MOST_LOST = 8
 _MOST_NOTES = 6

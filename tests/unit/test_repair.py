@@ -12,10 +12,12 @@ import pytest
 import trajfile
 from tests.conformance.bit_rot import record, record_killed
 from tests.conformance.damage import chunk_offset, flip
+from trajfile.clean_copy import NOTE
 from trajfile.containers import open_container
 from trajfile.dtypes import numpy_dtype
 from trajfile.errors import Damaged, NotATrajectory, ResourceError, UsageError
-from trajfile.repair import NOTE, RepairReport, repair
+from trajfile.repair import repair
+from trajfile.repaired import RepairReport
 from trajfile.schema import ABSENT_BITS
 
 FORMS = [("run.h5", None), ("run.h5", "gzip"), ("run.zarr", None), ("run.zarr", "zstd")]
