@@ -61,7 +61,7 @@ def test_an_input_that_ruins_its_worker_costs_nothing_else(scheduler, settings, 
     with crew_for(settings, 2, scheduler) as crew:
         found = list(outcomes(due, settings, crew, task=task))
     due |= {"sleeps": "timeout", "plain again": "ok"}
-    with crew_for(settings, 2, scheduler, max_time=8) as crew:
+    with crew_for(settings, 2, scheduler, max_time=5) as crew:
         found += outcomes(["sleeps", "plain again"], settings, crew, task=task)
     assert sorted(o.path for o in found) == sorted(due)
     assert {o.path: o.status for o in found} == due

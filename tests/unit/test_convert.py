@@ -26,14 +26,26 @@ def digest_of(path: Path) -> str:
         container.close()
 
 
-@pytest.fixture(params=[16 * 2**20, 24], ids=["whole", "cut"])
+WHOLE, CUT = 16 * 2**20, 24
+
+
+@pytest.fixture(params=[WHOLE, CUT], ids=["whole", "cut"])
 def piece_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of many rows; and so small that rows are copied one by one."""
     monkeypatch.setattr(pieces, "PIECE_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("piece_bytes")
-@pytest.mark.parametrize("compression", [None, "gzip", "zstd"])
+@pytest.mark.parametrize(
+    ("piece_bytes", "compression"),
+    [
+        *((WHOLE, compression) for compression in (None, "gzip", "zstd")),
+        (CUT, "zstd"),
+        pytest.param(CUT, None, marks=pytest.mark.slow),
+        pytest.param(CUT, "gzip", marks=pytest.mark.slow),
+    ],
+    indirect=["piece_bytes"],
+)
 @pytest.mark.parametrize(("before", "after"), [(".h5", ".zarr"), (".zarr", ".h5")])
 def test_a_copy_says_the_same(
     tmp_path: Path, before: str, after: str, compression: str | None
