@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 #: What imports torchvision if it is installed, with no need of it.
-_WITH_TORCHVISION = {"lightning", "transformers"}
+_WITH_TORCHVISION = {"accelerate", "keras", "lightning", "transformers"}
 
 
 def framework(name: str, *beside: str) -> ModuleType:
@@ -50,7 +50,9 @@ class Later:
         self._named = name, *beside
 
     def __getattr__(self, name: str) -> Any:
-        """What the module holds by a name."""
+        """What the module holds by a name; not what pytest asks of all it collects."""
+        if name.startswith(("_", "pytest")):
+            raise AttributeError(name)
         return getattr(framework(*self._named), name)
 
 

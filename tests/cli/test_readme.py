@@ -85,7 +85,7 @@ def test_the_screen_shown_is_the_screen(
 
 def test_python_blocks(folder_of_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder_of_runs)
-    # Those that begin with a comment are the recorders': tests/recorders/test_docs.py runs them.
+    # Those that begin with a comment are the recorders': the tests of these run them.
     # What goes into a store, tests/remote/test_commands.py.
     quickstart, *others = [
         block for block in blocks("python") if not block.startswith("# ") and "s3://" not in block

@@ -16,7 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import trajfile
 from tests.recorders.by_hand import arrays, batch
@@ -42,6 +41,8 @@ def spread(kind: str) -> nn.Module:
     model = plain(kind)
     if kind == "ddp":
         return nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.fsdp import fully_shard  # a second that not every worker should spend
+
     for part in (model[0], model[3], model):
         fully_shard(part)
     return model
@@ -106,6 +107,8 @@ def check_refusals(training: Training, folder: Path) -> None:
     schedule = Schedule(params=1, gradients=1)
     with pytest.raises(trajfile.UsageError, match="gradient_stage"):
         Recorder(training.model, training.optimizer, folder / "run.h5", schedule)
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
     flat = FullyShardedDataParallel(nn.Linear(4, 4), use_orig_params=True, device_id=CPU)
     optimizer = torch.optim.SGD(flat.parameters(), lr=0.1)
     with pytest.raises(trajfile.UsageError, match="fully_shard instead"):
