@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-#: Commits that are taken from the queue at once, if they are small.
+#: Commits that are taken from the queue at once, if they are small: larger ones gain nothing by it,
+#: and what is refused together, as by a full disk, may leave all of its bytes behind.
 _MOST_TOGETHER = 64
-_BYTES_TOGETHER = 4 * 2**20
+_BYTES_TOGETHER = 2**20
 
 
 class Committer(Generic[Item]):
