@@ -61,7 +61,7 @@ class Committing:
             with self._dropping_what_is_queued():
                 self._queue.put(pending.nbytes, lambda: self._packed(pending, after))
         else:
-            self._commit(self._packed(pending, after))
+            self._commit(self._packed(pending, after, leave=True))
         self.recording = after
 
     def wait(self) -> None:
@@ -75,10 +75,10 @@ class Committing:
         if self._queue is not None:
             self._queue.close()
 
-    def _packed(self, pending: Pending, after: Recording) -> Packed:
+    def _packed(self, pending: Pending, after: Recording, *, leave: bool = False) -> Packed:
         lease = self._pool.lease()
         try:
-            return Packed(pending.pack(lease), after, lease)
+            return Packed(pending.pack(lease, leave=leave), after, lease)
         except BaseException:
             lease.end()
             raise

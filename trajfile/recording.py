@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from trajfile.containers.base import Array, Commit, Container, Rows
+from trajfile.containers.scattered import Scattered
 from trajfile.declarations import (
     Outline,
     check_against_params,
@@ -38,6 +39,8 @@ from trajfile.schema import (
 #: What a queued commit and each of its scalars take in memory beside rows, roughly.
 _BYTES_A_COMMIT = 2**10
 _BYTES_A_NUMBER = 2**7
+#: Rows from this size on are left where they are; to lay out smaller ones costs little.
+_LONG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -240,11 +243,13 @@ class Pending:
         rows = sum(self.manifest.by_name[s].row_bytes * self._rows(s) for s in self.arrays)
         return rows + _BYTES_A_COMMIT + _BYTES_A_NUMBER * len(self.scalars)
 
-    def pack(self, lease: Lease) -> Commit:
-        """Copy the tensors into rows, bit for bit; the caller's memory is free afterwards.
+    def pack(self, lease: Lease, *, leave: bool = False) -> Commit:
+        """Copy the tensors into rows, bit for bit.
 
         Args:
             lease: Where the rows lie; not to be ended before they are written.
+            leave: Whether long rows may be left where they are: the caller's memory is then free
+                once they are written; otherwise, at once.
 
         Returns:
             The commit.
@@ -253,6 +258,10 @@ class Pending:
         for name, named in self.arrays.items():
             stream = self.manifest.by_name[name]
             count = self._rows(name)
+            samples = np.arange(count, dtype=np.int32) if stream.sampled else None
+            if leave and count * stream.row_bytes >= _LONG_BYTES:
+                rows[name] = Rows(_left(stream, named, count), samples)
+                continue
             lanes = {
                 lane: lease.rows(count, columns, bits_dtype(lane))
                 for lane, columns in stream.lanes.items()
@@ -267,8 +276,7 @@ class Pending:
                     source = array[index, ...] if stream.sampled else array
                     target[index].reshape(tensor.shape)[...] = bits_of(source)
             rows[name] = Rows(
-                {lane: bits.view(numpy_dtype(lane)) for lane, bits in lanes.items()},
-                np.arange(count, dtype=np.int32) if stream.sampled else None,
+                {lane: bits.view(numpy_dtype(lane)) for lane, bits in lanes.items()}, samples
             )
         revised = None if self.manifest is self.before.written else self.manifest
         return Commit(self.step, rows, self.scalars, revised)
@@ -287,6 +295,20 @@ class Pending:
 
     def _rows(self, stream: str) -> int:
         return self.samples if stream == GRADIENT_SAMPLES else 1
+
+
+def _left(stream: StreamSpec, named: Mapping[str, Array], count: int) -> dict[str, Scattered]:
+    """Rows of a stream's lanes, of tensors that stay where they are."""
+    parts: dict[str, list[tuple[int, Array]]] = {lane: [] for lane in stream.lanes}
+    for name, array in named.items():
+        tensor = stream.by_name[name]
+        parts[tensor.dtype].append((tensor.offset, array.reshape(count, tensor.size)))
+    return {
+        lane: Scattered(
+            (count, columns), numpy_dtype(lane), sorted(parts[lane], key=lambda part: part[0])
+        )
+        for lane, columns in stream.lanes.items()
+    }
 
 
 def _outline(array: Array, stream: str = "") -> Outline:

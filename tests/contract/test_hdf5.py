@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.on_disk import OnDiskContract
-from trajfile.containers import checksum, hdf5_lanes
+from trajfile.containers import ahead, checksum, hdf5_direct, hdf5_lanes
 
 
 class TestHdf5(OnDiskContract):
@@ -38,3 +38,16 @@ class TestHdf5Direct(OnDiskContract):
         assert checksum.prepare()
         monkeypatch.setattr(hdf5_lanes, "_DIRECT_BYTES", 0)
         monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 0)
+
+
+class TestHdf5WrittenDirectly(OnDiskContract):
+    """Chunks written as they are to lie in the file, as large ones are."""
+
+    suffix = ".h5"
+
+    @pytest.fixture(autouse=True)
+    def _small_counts_as_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("numba")
+        assert checksum.prepare()
+        monkeypatch.setattr(hdf5_direct, "DIRECT_BYTES", 0)
+        monkeypatch.setattr(ahead, "_PARALLEL_BYTES", 0)

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ import hdf5plugin  # noqa: F401  (warm)
 import trajfile
 from tests.durability.runs import Run, digest_of, uninterrupted, visible
 from tests.durability.shim import COUNT, ERRORS, EVER, FAIL, SHORT, Shim
+
+with suppress(ImportError):
+    import trajfile.containers.kernels  # noqa: F401  (warm)
 
 SHIM = Shim()
 _PATIENCE = 60

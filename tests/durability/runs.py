@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 import trajfile
-from trajfile.containers import open_container
+from trajfile import recording
+from trajfile.containers import ahead, checksum, hdf5_direct, open_container, store
 from trajfile.containers.digest import digest
 
 STREAMS = ("params", "gradients", "updates", "gradient_samples", "optimizer/exp_avg")
@@ -31,6 +32,8 @@ class Run:
         width: Elements of the largest tensor.
         group: How many steps are appended between two flushes.
         sampled: Every how many steps there are gradient samples.
+        large: Whether what is recorded is treated as large rows are: left where it is until it is
+            written, in HDF5 chunk by chunk without the library's pipeline.
     """
 
     suffix: str
@@ -42,6 +45,7 @@ class Run:
     width: int = 1500
     group: int = 3
     sampled: int = 2
+    large: bool = False
 
     @property
     def name(self) -> str:
@@ -52,6 +56,7 @@ class Run:
             "background" if self.background else "foreground",
             "all" if self.everything else "params",
             "growing" if self.growing else "fixed",
+            *(["large"] if self.large else []),
         ]
         return "-".join(words)
 
@@ -61,6 +66,10 @@ class Run:
 
     def writer(self, path: Path, **more: Any) -> trajfile.Writer:
         """Start, or go on after whatever happened."""
+        if self.large:  # for the rest of the process
+            checksum.prepare()
+            hdf5_direct.DIRECT_BYTES = ahead._PARALLEL_BYTES = recording._LONG_BYTES = 0
+            store.chunk_width = lambda columns: min(columns, 500) or 500
         return trajfile.Writer(
             path,
             mode="a",
@@ -110,6 +119,12 @@ MATRIX = [
     for suffix, compression, background, everything, growing in product(
         (".h5", ".zarr"), (None, "zstd"), (False, True), (True, False), (True, False)
     )
+]
+
+#: The same, as large rows are recorded.
+LARGE = [
+    Run(suffix, None, background, large=True)
+    for suffix, background in product((".h5", ".zarr"), (False, True))
 ]
 
 #: Steps that are alike and wait for one another, so that a thread commits many at once.
@@ -174,7 +189,7 @@ def digest_of(path: Path) -> str:
 
 def uninterrupted(run: Run, lives: tuple[int, ...], folder: Path) -> str:
     """The digest of the same recording without any kill."""
-    return _uninterrupted(replace(run, background=False), lives, folder)
+    return _uninterrupted(replace(run, background=False, large=False), lives, folder)
 
 
 @cache

@@ -10,6 +10,7 @@ the file must come to the same logical digest as if nothing had happened.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.durability.conftest import Forge
-from tests.durability.runs import MATRIX, TOGETHER, Run
+from tests.durability.runs import LARGE, MATRIX, TOGETHER, Run
 from tests.durability.shim import KILL, TEAR
 
 SIGKILL = 9
@@ -50,10 +51,10 @@ def report(capsys: pytest.CaptureFixture[str], what: str, survived: int) -> None
         print(f"\n{what}: {survived} survived, 0 losses")
 
 
-def kill_at_writes(forge: Forge, total: int) -> int:
+def kill_at_writes(forge: Forge, total: int, runs: Sequence[Run] = MATRIX) -> int:
     survived = 0
-    for number, run in enumerate(MATRIX):
-        for kill in kill_points(forge, run, -(-total // len(MATRIX)), number):
+    for number, run in enumerate(runs):
+        for kill in kill_points(forge, run, -(-total // len(runs)), number):
             survives(forge, run, [kill])
             survived += 1
     return survived
@@ -63,6 +64,10 @@ def test_killed_at_a_write(forge: Forge, capsys: pytest.CaptureFixture[str]) -> 
     survived = kill_at_writes(forge, 64)
     assert survived >= 64
     report(capsys, "killed at a write", survived)
+
+
+def test_killed_at_a_write_of_large_rows(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    report(capsys, "killed at a write of large rows", kill_at_writes(forge, 16, LARGE))
 
 
 def kill_among_several(forge: Forge, total: int) -> int:
@@ -95,10 +100,18 @@ def test_killed_at_any_write(forge: Forge, capsys: pytest.CaptureFixture[str]) -
     report(capsys, "killed at a write", survived)
 
 
+@pytest.mark.slow
+def test_killed_at_any_write_of_large_rows(
+    forge: Forge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    survived = kill_at_writes(forge, 400, LARGE)
+    report(capsys, "killed at a write of large rows", survived)
+
+
 def kill_while_resuming(forge: Forge, total: int) -> int:
     """Killed, and killed again while it resumes, at the first writes of the resumption."""
     survived = 0
-    runs = [run for run in MATRIX if run.everything and run.growing]
+    runs = [run for run in (*MATRIX, *LARGE) if run.everything and run.growing]
     for number, run in enumerate(runs):
         points = kill_points(forge, run, -(-total // len(runs)), 100 + number)
         for second, point in enumerate(points, 1):
@@ -109,7 +122,7 @@ def kill_while_resuming(forge: Forge, total: int) -> int:
 
 
 def test_killed_while_resuming(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
-    survived = kill_while_resuming(forge, 16)
+    survived = kill_while_resuming(forge, 12)
     report(capsys, "killed again while resuming", survived)
 
 

@@ -16,10 +16,10 @@ import pytest
 
 import trajfile
 from tests.durability.conftest import ROOT, Forge
-from tests.durability.runs import MATRIX, Run
+from tests.durability.runs import LARGE, MATRIX, Run
 from tests.durability.shim import ERRORS
 
-FEW = [run for run in MATRIX if run.everything and run.growing]
+FEW = [run for run in (*MATRIX, *LARGE) if run.everything and run.growing]
 
 
 def refused(forge: Forge, run: Run, stride: int, start: int) -> int:

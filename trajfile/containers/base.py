@@ -14,9 +14,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.containers.scattered import Scattered
 from trajfile.schema import Manifest
 
 Array = NDArray[np.generic]
+#: Rows as they are given to be written.
+Given = Array | Scattered
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Rows:
 
     Attributes:
         lanes: For each lane an array of shape (rows, columns of the lane), C-contiguous, in the
-            lane's dtype (see `trajfile.dtypes.numpy_dtype`).
+            lane's dtype (see `trajfile.dtypes.numpy_dtype`), or the same `Scattered`.
         samples: For ``gradient_samples``, the sample index of each row, int32; otherwise None and
             there is exactly one row.
     """
 
-    lanes: Mapping[str, Array]
+    lanes: Mapping[str, Given]
     samples: NDArray[np.int32] | None = None
 
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array, Commit, Rows
+from trajfile.containers.base import Commit, Given, Rows
 from trajfile.containers.checks import row_count, stored_scalar
 from trajfile.containers.extents import extents
 from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
+from trajfile.containers.scattered import Scattered, laid_out
 from trajfile.containers.state import first_line, identity_of
 from trajfile.containers.store import MANIFEST, SCALAR_STEP, SCALAR_VALUE, ArrayStore, stream_key
 from trajfile.memory import Lease, Pool
@@ -182,8 +183,11 @@ def _record_of(
     )
 
 
-def _joined(arrays: Sequence[Array], columns: int, lease: Lease) -> Array:
+def _joined(some: Sequence[Given], columns: int, lease: Lease) -> Given:
     """The first columns of several arrays, one below the other."""
+    if len(some) == 1 and isinstance(some[0], Scattered):
+        return some[0].first(columns)
+    arrays = [laid_out(rows) for rows in some]
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0][:, :columns])
     joined = lease.rows(sum(len(array) for array in arrays), columns, arrays[0].dtype)

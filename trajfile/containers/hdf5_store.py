@@ -15,15 +15,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array
+from trajfile.containers.base import Array, Given
 from trajfile.containers.folder import sync_folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.hdf5_damage import failures_as_damage
 from trajfile.containers.hdf5_datasets import Datasets
+from trajfile.containers.hdf5_direct import DirectWriter
 from trajfile.containers.hdf5_index import damaged_indexes
 from trajfile.containers.hdf5_lanes import in_memory, select
 from trajfile.containers.hdf5_tables import load_table, salvage_table
 from trajfile.containers.identity import Attributes, check_identity, is_archive
+from trajfile.containers.scattered import laid_out
 from trajfile.containers.store import ArraySpec, chunk_width
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.dtypes import bits_of
@@ -68,6 +70,7 @@ class Hdf5Store:
         self._aside = aside
         self.left_by_a_kill = left_by_a_kill
         self._failed = False
+        self._direct = DirectWriter()
         self._left: dict[str, int] = {}  # end of the rows of a lane that may be written over
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
@@ -126,7 +129,7 @@ class Hdf5Store:
                 with failures_as_damage(self._path, f"/{part}", "SUM-003"):
                     self._datasets.lanes[part].read(rows, inside, bits, outside.start)
 
-    def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
+    def write(self, key: str, start: int, values: Given, column: int = 0) -> None:
         """Write rows from row ``start`` on, and from a column on where a chunk begins."""
         width = values.shape[1] if values.ndim > 1 else 1
         for part, inside, outside in self._datasets.split(key, slice(column, column + width)):
@@ -138,14 +141,23 @@ class Hdf5Store:
                 shape = dataset.shape
                 if stop > shape[0]:
                     dataset.set_extent((stop, *shape[1:]))
-                if start < self._left.get(part, 0) and inside.stop > inside.start:
-                    bits = bits_of(values)[:, outside]
-                    for row in range(len(values)):
-                        self._datasets.lanes[part].write_over(start + row, bits[row])
-                elif values.size and inside.stop > inside.start:
-                    block = (slice(start, stop), inside)[: values.ndim]
-                    space, memory = select(dataset, block), in_memory(values, block, outside.start)
-                    dataset.write(memory, space, values, dataset.get_type())
+                if len(values) and inside.stop > inside.start:
+                    self._write(part, start, values, inside, outside)
+
+    def _write(self, part: str, start: int, values: Given, inside: slice, outside: slice) -> None:
+        """Write what falls into one dataset, which is large enough."""
+        dataset, lane = self._datasets.get(part), self._datasets.lanes.get(part)
+        if lane is not None and self._direct.suits(lane, values):
+            self._direct.write(dataset, lane, (start, inside.start), values, outside)
+            return
+        rows = laid_out(values)
+        if lane is not None and start < self._left.get(part, 0):
+            for row, bits in enumerate(bits_of(rows)[:, outside], start):
+                lane.write_over(row, bits)
+            return
+        block = (slice(start, start + len(rows)), inside)[: rows.ndim]
+        space, memory = select(dataset, block), in_memory(rows, block, outside.start)
+        dataset.write(memory, space, rows, dataset.get_type())
 
     def chunk_columns(self, key: str) -> int:
         """Columns of a chunk of a lane; of an archive those that a chunk of a row would have."""

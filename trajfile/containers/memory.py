@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from trajfile.containers.base import Array, Commit
 from trajfile.containers.checks import check_commit, row_count, stored_scalar
-from trajfile.dtypes import bits_dtype, bits_of
+from trajfile.containers.scattered import laid_out
+from trajfile.dtypes import bits_of
 from trajfile.schema import ABSENT_BITS, FORMAT_VERSION, Manifest, check_manifest
 
 _CHUNK_COLUMNS = 262144
@@ -126,7 +127,7 @@ class MemoryContainer:
             for index in range(row_count(rows)):
                 held.lanes.append(
                     {
-                        lane: np.array(array[index]).view(bits_dtype(lane))
+                        lane: bits_of(np.array(laid_out(array)[index]))
                         for lane, array in rows.lanes.items()
                     }
                 )

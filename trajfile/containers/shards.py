@@ -14,8 +14,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.containers.ahead import Bytes, built
+from trajfile.containers.base import Given
 from trajfile.containers.packing import PackingError, compress, decompress
 from trajfile.containers.record import crc32c
+from trajfile.containers.scattered import copy_block
 from trajfile.stopwatch import at
 
 Bits = NDArray[np.generic]
@@ -72,27 +75,41 @@ class ShardLayout:
         return self.columns // self.width
 
 
-def encode_shard(rows: Bits, layout: ShardLayout) -> Iterator[bytes | Bits]:
-    """Cut the part of the rows that falls into one shard into chunks, and index them.
+def encode_shard(
+    values: Given, rows: slice, columns: slice, layout: ShardLayout
+) -> Iterator[bytes | Bits]:
+    """Cut the part of some rows that falls into one shard into chunks, and index them.
 
     Args:
-        rows: Unsigned integers, shape (rows, columns present in the shard).
+        values: Rows.
+        rows: Which of them fall into the shard.
+        columns: And which columns, as far as there are any.
         layout: How to cut.
 
     Yields:
-        The shard's bytes in order, without copying chunks that are whole and uncompressed.
+        The shard's bytes in order, each part to be used before the next is asked for.
     """
     index = np.full((layout.chunks, 2), _ABSENT, "<u8")
     offset = 0
-    for number, start in enumerate(range(0, rows.shape[1], layout.width)):
-        chunk = np.ascontiguousarray(rows[:, start : start + layout.width])
-        if chunk.shape != (layout.height, layout.width):
-            whole = np.zeros((layout.height, layout.width), rows.dtype)
-            whole[: chunk.shape[0], : chunk.shape[1]] = chunk
-            chunk = whole
+    shape = layout.height, layout.width
+    dtype = np.dtype(f"<u{layout.item}")
+
+    def build(number: int, memory: Bytes) -> tuple[bytes | Bits, int]:
+        start = columns.start + number * layout.width
+        part = slice(start, min(start + layout.width, columns.stop))
+        chunk = memory.view(dtype).reshape(shape)
+        target = chunk[: rows.stop - rows.start, : part.stop - start]
+        if target.shape != shape:
+            chunk[...] = 0
+        copy_block(values, rows, part, target)
         payload = chunk if layout.compression is None else compress(chunk, layout.compression)
+        return payload, crc32c(payload)
+
+    count = -(-(columns.stop - columns.start) // layout.width)
+    size = layout.height * layout.width * layout.item
+    for number, (payload, crc) in enumerate(built(build, count, size)):
         yield payload
-        yield crc32c(payload).to_bytes(_CRC_BYTES, "little")
+        yield crc.to_bytes(_CRC_BYTES, "little")
         size = (payload.nbytes if isinstance(payload, np.ndarray) else len(payload)) + _CRC_BYTES
         index[number] = offset, size
         offset += size

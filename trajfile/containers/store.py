@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array
+from trajfile.containers.base import Array, Given
 from trajfile.errors import FormatError
 from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 
@@ -196,7 +196,7 @@ class ArrayStore(Protocol):
         """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
         ...
 
-    def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
+    def write(self, key: str, start: int, values: Given, column: int = 0) -> None:
         """Write rows of a lane from row ``start`` on.
 
         They begin at multiples of `unit`, and end there too or where what exists does.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array
+from trajfile.containers.base import Array, Given
 from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.shards import ShardError, ShardLayout, decode_shard, encode_shard
 from trajfile.containers.store import SCALAR_VALUE, ArraySpec, chunk_width
@@ -128,15 +128,16 @@ class ZarrStore(ABC):
         bands = range(rows.start // lane.height, -(-rows.stop // lane.height))
         self._read_bands(read_band, bands, out.nbytes)
 
-    def write(self, key: str, start: int, values: Array, column: int = 0) -> None:
+    def write(self, key: str, start: int, values: Given, column: int = 0) -> None:
         """Write rows of a lane from row ``start`` on, and from a column on where a shard begins."""
-        lane, bits = self._lanes[key], bits_of(values)
-        for first in range(0, len(bits), lane.height):
+        lane, width = self._lanes[key], values.shape[1]
+        for first in range(0, len(values), lane.height):
             band = (start + first) // lane.height
-            for left in range(0, bits.shape[1], lane.columns):
-                part = bits[first : first + lane.height, left : left + lane.columns]
+            rows = slice(first, min(first + lane.height, len(values)))
+            for left in range(0, width, lane.columns):
+                part = slice(left, min(left + lane.columns, width))
                 place = self._shard(key, band, (column + left) // lane.columns)
-                self._files.put(place, encode_shard(part, lane), once=True)
+                self._files.put(place, encode_shard(values, rows, part, lane), once=True)
         self._rows[key] = start + len(values)
 
     def chunk_columns(self, key: str) -> int:

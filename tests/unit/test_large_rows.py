@@ -1,0 +1,237 @@
+"""Large rows are written in ways of their own, and lie in the file as small ones do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+
+import trajfile
+from trajfile import recording
+from trajfile.containers import ahead, checksum, hdf5_direct, store
+from trajfile.containers.scattered import Scattered
+
+ROOT = Path(__file__).parents[2]
+DTYPES = [
+    *(np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int64, np.uint8),
+    *(ml_dtypes.float8_e4m3fn, ml_dtypes.int4),
+]
+
+
+@pytest.fixture(autouse=True)
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several chunks."""
+    monkeypatch.setattr(store, "chunk_width", lambda columns: min(columns, 100) or 100)
+
+
+@pytest.fixture
+def large(cut: None, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """What is recorded counts as large."""
+    if not checksum.prepare():
+        pytest.skip("without Numba the library writes them")
+    monkeypatch.setattr(hdf5_direct, "DIRECT_BYTES", 0)
+    monkeypatch.setattr(ahead, "_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(recording, "_LONG_BYTES", 0)
+    return monkeypatch
+
+
+def tensors(step: int, dtype: Any, columns: int) -> dict[str, np.ndarray]:
+    """One that is not contiguous, one without axes, one of its own dtype, one that comes late."""
+    rng = np.random.default_rng(step)
+    values = np.frombuffer(rng.bytes(4 * columns * np.dtype(dtype).itemsize), dtype)
+    parts = {
+        "turned": values[: columns - 1].reshape(1, -1).T,
+        "one": values[columns - 1 : columns].reshape(()),
+        "other": rng.standard_normal((3, 5)),
+    }
+    if step >= 2:
+        parts["late"] = values[columns : 2 * columns][::-1]
+    return parts
+
+
+def record(path: Path, dtype: Any, columns: int, **options: Any) -> Path:
+    with trajfile.Writer(path, **options) as writer:
+        writer.declare("updates", like=tensors(0, dtype, columns))
+        for step in range(4):
+            row = tensors(step, dtype, columns)
+            some = {name: np.stack([value, value]) for name, value in row.items()}
+            writer.append(step, params=row, gradient_samples=some, scalars={"loss": 1.0})
+            if step == 3:
+                writer.append(4, updates=row)
+    return path
+
+
+def chunks(path: Path) -> dict[tuple[str, tuple[int, ...]], tuple[int, bytes]]:
+    """Every chunk of the lanes, as it lies in the file."""
+    found = {}
+
+    def look(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim == 2 and name.startswith("streams"):
+            item[...]  # plain h5py verifies
+            for number in range(item.id.get_num_chunks()):
+                place = item.id.get_chunk_info(number).chunk_offset
+                found[name, place] = item.id.read_direct_chunk(place)
+
+    with h5py.File(path) as file:
+        file.visititems(look)
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [100, 333])
+def test_chunks_are_what_the_library_makes(
+    dtype: Any, columns: int, tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    written = []
+    write = hdf5_direct.DirectWriter.write
+    large.setattr(hdf5_direct.DirectWriter, "write", lambda *a: written.append(a[4]) or write(*a))
+    directly = chunks(record(tmp_path / "directly.h5", dtype, columns))
+    assert any(isinstance(values, Scattered) for values in written)
+    queued = chunks(record(tmp_path / "queued.h5", dtype, columns, background=True))
+    assert not isinstance(written[-1], Scattered)
+    large.setattr(hdf5_direct.DirectWriter, "suits", lambda *a: False)
+    by_library = chunks(record(tmp_path / "library.h5", dtype, columns))
+    assert directly == queued == by_library
+    assert len(directly) > 4 * (columns // 100)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.uint8])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_shards_are_what_small_rows_make(
+    dtype: Any, compression: str | None, tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    def files(path: Path) -> dict[str, bytes]:
+        return {
+            str(file.relative_to(path)): file.read_bytes() for file in path.glob("streams/**/c.*")
+        }
+
+    found = files(record(tmp_path / "large.zarr", dtype, 333, compression=compression))
+    large.undo()
+    large.setattr(store, "chunk_width", lambda columns: min(columns, 100) or 100)
+    assert found == files(record(tmp_path / "small.zarr", dtype, 333, compression=compression))
+
+
+@pytest.mark.parametrize("layout", ["rows", "archive"])
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+def test_copies_are_read_by_a_reader_of_another_hand(
+    layout: str, suffix: str, tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    source = record(tmp_path / "run.h5", np.float32, 333)
+    copy = tmp_path / f"copy{suffix}"
+    trajfile.convert(source, copy, layout=layout, compression="none")
+    reader = ROOT / "tests/conformance/second_reader.py"
+    done = subprocess.run(
+        [sys.executable, reader],
+        input=f"{source}\n{copy}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = (json.loads(line)["content"] for line in done.stdout.splitlines())
+    assert first == second
+    rows = [tensor for stream in first["streams"] for tensor in stream["tensors"]]
+    assert len(rows) == 12
+
+
+def test_a_block_of_rows_in_parts_is_what_it_is_laid_out() -> None:
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 99, (3, 40), np.uint32)
+    whole[:, :4] = whole[:, 10:13] = whole[:, 30:] = 0
+    rows = Scattered(
+        (3, 40),
+        np.dtype(np.float32),
+        [(n, whole[:, n:m].view(np.float32)) for n, m in ((4, 9), (9, 10), (13, 13), (13, 30))],
+    )
+    assert (len(rows), rows.nbytes) == (3, 480)
+    for start in range(41):
+        for stop in range(start, 41):
+            out = np.full((2, stop - start), 7, np.uint32)
+            rows.copy(slice(1, 3), slice(start, stop), out)
+            np.testing.assert_array_equal(out, whole[1:, start:stop])
+
+
+def test_what_is_built_ahead_comes_in_order_and_is_not_built_over() -> None:
+    def build(number: int, memory: ahead.Bytes) -> ahead.Bytes:
+        memory[:] = number
+        return memory
+
+    for count, size in ((0, 4), (1, 4), (9, 2**22), (5, 2**10)):
+        for number, memory in enumerate(ahead.built(build, count, size)):
+            assert memory.shape == (size,)
+            assert (memory == number).all()
+        assert not count or number == count - 1
+
+
+def test_what_is_left_half_way_keeps_its_memory() -> None:
+    def some() -> Iterator[ahead.Bytes]:
+        return ahead.built(lambda number, memory: memory, 9, 2**22)
+
+    left = some()
+    first = next(left)
+    other = some()
+    assert not any(np.shares_memory(first, memory) for memory in other)
+    left.close()
+
+
+ENDS = """
+import sys
+import numpy as np
+import trajfile
+from trajfile.containers import checksum
+
+checksum.prepare()
+writer = trajfile.Writer(sys.argv[1], background=True, queue_bytes=2**30)
+rows = [np.full(3 * 2**20, step, np.float32) for step in range(8)]
+for step, row in enumerate(rows):
+    writer.append(step, params={"w": row})
+"""
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+def test_a_program_that_forgets_to_close_loses_nothing(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"run{suffix}"
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    with trajfile.open(path) as run:
+        assert run["params"]["w"][:, -1].tolist() == list(range(8))
+
+
+def test_a_disk_that_fills_up_amid_a_row(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+import numpy as np, trajfile
+from trajfile.containers import checksum
+
+checksum.prepare()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+writer = trajfile.Writer(sys.argv[1])
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+for step in range(4):
+    if step == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 12_582_912 + 5_000_000, unlimited[1]))
+    try:
+        writer.append(step, params={"w": np.full(3 * 2**20, step, np.float32)})
+    except trajfile.ResourceError as error:
+        print(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+writer.close()
+"""
+    path = tmp_path / "run.h5"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    )
+    assert (done.stderr, done.stdout.count("the disk is full")) == ("", 1)
+    with trajfile.open(path) as run:
+        assert run.steps("params").tolist() == [0, 1, 3]
+        assert run["params"]["w"][:, -1].tolist() == [0, 1, 3]
+    assert not [f for f in trajfile.validate(path, deep=True) if f.severity == "error"]

@@ -1,0 +1,88 @@
+"""Writing whole chunks of a lane as they are to lie in an HDF5 file, with their checksums.
+
+The library copies each chunk into fresh memory, and again behind its checksum, and computes that
+more slowly than memory takes it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from h5py import h5d
+
+from trajfile.containers import checksum
+from trajfile.containers.ahead import Bytes, built
+from trajfile.containers.base import Given
+from trajfile.containers.hdf5_lanes import Lane
+from trajfile.containers.scattered import copy_block
+
+#: Smaller chunks are written faster by one call of the library than one by one.
+DIRECT_BYTES = 2**16
+_CHECKSUM_BYTES = 4
+
+
+class DirectWriter:
+    """Writes whole chunks of lanes that are not compressed."""
+
+    def __init__(self) -> None:
+        self._wanted = 0  # bytes
+
+    def suits(self, lane: Lane, values: Given) -> bool:
+        """Whether rows of a lane are better written this way.
+
+        Args:
+            lane: The lane.
+            values: The rows.
+
+        Returns:
+            False for small or compressed chunks, and until much was written: loading the compiler
+            takes time.
+        """
+        size = lane.height * lane.width * values.dtype.itemsize
+        if lane.compression is not None or size < DIRECT_BYTES or size % 2:
+            return False
+        self._wanted += values.nbytes
+        return checksum.compiled() or (self._wanted >= checksum.LARGE_BYTES and checksum.prepare())
+
+    def write(
+        self,
+        dataset: h5d.DatasetID,
+        lane: Lane,
+        corner: tuple[int, int],
+        values: Given,
+        columns: slice,
+    ) -> None:
+        """Write a block over whatever is there.
+
+        Args:
+            dataset: One of a lane.
+            lane: What is known of its chunks; it `suits`.
+            corner: Row and column where the block begins, and a chunk with it. The block ends
+                where a chunk does, or nothing follows: the rest of a chunk becomes zeros.
+            values: Shape (rows, columns).
+            columns: Which of them make up the block.
+        """
+        chunk = height, width = lane.height, lane.width
+        dtype = np.dtype(f"<u{values.dtype.itemsize}")
+        places = [
+            (top, left)
+            for top in range(0, len(values), height)
+            for left in range(columns.start, columns.stop, width)
+        ]
+
+        def build(number: int, stored: Bytes) -> Bytes:
+            top, left = places[number]
+            payload, behind = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
+            tile = payload.view(dtype).reshape(chunk)
+            rows = slice(top, min(top + height, len(values)))
+            part = slice(left, min(left + width, columns.stop))
+            target = tile[: rows.stop - top, : part.stop - left]
+            if target.shape != chunk:
+                tile[...] = 0
+            copy_block(values, rows, part, target)
+            behind.view("<u4")[0] = checksum.fletcher32(payload)
+            return stored
+
+        row, column = corner[0], corner[1] - columns.start
+        size = height * width * dtype.itemsize + _CHECKSUM_BYTES
+        for (top, left), stored in zip(places, built(build, len(places), size), strict=True):
+            dataset.write_direct_chunk((row + top, column + left), stored)
