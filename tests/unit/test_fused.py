@@ -69,37 +69,76 @@ def test_compiled_products_are_those_of_the_twin(dtype, width, budget, monkeypat
     agree(found, measure(dense, NEEDS), 1e-5)
 
 
-def test_no_product_comes_before_its_first_row_or_after_rows_that_are_formed(monkeypatch):
-    """In a later block of time the rows before are no longer in memory, nor in the tables."""
+#: For each kind of instruction how many rows it names, and the places of those that it forms.
+ROWS = {
+    tables.WIDEN: (2, [1]),
+    tables.SUBTRACT: (3, [2]),
+    tables.ADVANCE: (5, [4]),
+    tables.ADVANCE_TWO: (8, [4, 7]),
+    tables.DOT: (2, []),
+    tables.ONE_BY_SIX: (7, []),
+    tables.TWO_BY_SIX: (8, []),
+}
+
+
+def band_rows(band, masks):
+    """The rows in the table of all products that a band instruction is asked for."""
+    for number in range(band[tables.BAND_LAGS]):
+        start, stop = masks[band[tables.BAND_MASK] + number]
+        first, last = max(start, band[tables.BAND_START]), min(stop, band[tables.BAND_STOP])
+        for i in range(first, last):
+            yield band[tables.BAND_LEFT] + i
+            yield band[tables.BAND_RIGHT] + i + band[tables.BAND_FIRST_LAG] + number
+
+
+def band_sums(band, masks):
+    for number in range(band[tables.BAND_LAGS]):
+        start, stop = masks[band[tables.BAND_MASK] + number]
+        first, last = max(start, band[tables.BAND_START]), min(stop, band[tables.BAND_STOP])
+        for i in range(first, last):
+            yield band[tables.BAND_TOTAL] + i * band[tables.BAND_STRIDE] + number
+
+
+@pytest.mark.parametrize("budget", [2**30, 700_000])
+def test_instructions_find_the_rows_that_they_name_and_form_each_product_once(monkeypatch, budget):
     made = []
 
-    def noted(*args):
-        made.append(make_program(*args))
-        return made[-1]
+    def noted(plan, block, work, halves, layout):
+        made.append((work, layout, plan, make_program(plan, block, work, halves, layout)))
+        return made[-1][-1]
 
     monkeypatch.setattr("trajfile.engine.fused.make_program", noted)
-    _, plan, _ = compiled(run(ml_dtypes.bfloat16, 90), NEEDS, budget=700_000)
-    assert len(plan.blocks) > 1
-    several = False
-    for program in made:
-        starts = program.ops[:, tables.OP_START]
-        several |= bool((starts[program.ops[:, tables.OP_LAGS] > 1] > 0).any())
-        assert (program.due >= starts).all()
-        assert (np.diff(program.due, axis=0) >= 0).all()
-        for op, due in zip(program.ops, program.due.T, strict=True):
-            for form, formed in zip(program.forms, program.formed.T, strict=True):
-                first = form[tables.FORM_INTO]
-                count = int(formed[-1])
-                for column, lag in (
-                    (tables.OP_LEFT, 0),
-                    (tables.OP_RIGHT, op[tables.OP_FIRST_LAG] + op[tables.OP_LAGS] - 1),
-                ):
-                    row = op[column] + op[tables.OP_START] + lag
-                    if first <= row < first + count:
-                        here = due > op[tables.OP_START]
-                        last = np.minimum(op[column] + due - 1 + lag, first + count - 1)
-                        assert (last < first + formed)[here].all()
-    assert several
+    kinds = set()
+    for dtype in ("f4", ml_dtypes.bfloat16):
+        _, plan, _ = compiled(run(dtype, 90), NEEDS, budget=budget)
+        assert (len(plan.blocks) > 1) == (budget < 2**20)
+    for work, layout, plan, program in made:
+        holds = {}  # which row lies in each row of the scratch memory
+        sums = []
+        for code in program.code:
+            kinds.add(int(code[tables.KIND]))
+            if code[tables.KIND] == tables.BAND:
+                inputs, formed = list(band_rows(code, program.masks)), []
+                sums += band_sums(code, program.masks)
+            else:
+                count, into = ROWS[int(code[tables.KIND])]
+                rows = code[tables.ROWS : tables.ROWS + count]
+                formed = [rows[place] for place in into]
+                inputs = [row for place, row in enumerate(rows) if place not in into]
+                own = code[tables.SUMS : tables.SUMS + tables.MOST_SUMS]
+                sums += own[own >= 0].tolist()
+            for row in inputs:
+                assert program.scratch[row] < 0 or holds[program.scratch[row]] == row
+            for row in formed:
+                holds[program.scratch[row]] = row
+        wanted = [
+            layout.totals[pair.number] + i * len(plan.rows.pairs[pair.number].lags) + s.column
+            for pair in work.pairs
+            for s in [*(s for _, s in pair.single), *(s for run in pair.runs for s in run)]
+            for i in range(s.start, s.stop)
+        ]
+        assert sorted(sums) == sorted(wanted)
+    assert kinds == {*ROWS, tables.BAND}
 
 
 def test_other_dtypes_beside_are_multiplied_the_general_way(monkeypatch):

@@ -1,12 +1,13 @@
-"""What the compiled kernels do with a region during a time block, as tables of integers.
+"""What the compiled kernels do with a region during a time block, as a table of instructions.
 
-The tables do not depend on the columns, so they are made once for all tiles of a block. Formed
-rows live in rings of scratch rows, each as long as the rows that are still wanted: rows are formed
-in step with the products, a few at a time.
+The table does not depend on the columns, so it is made once for all tiles of a block. Formed rows
+live in rings of scratch rows, each as long as the rows that are still wanted: rows are formed, and
+multiplied, step by step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +15,20 @@ from numpy.typing import NDArray
 
 from trajfile.engine import tables as t
 from trajfile.engine.blocks import Block
+from trajfile.engine.grouping import WINDOW, Advance, Meeting, Product, group
 from trajfile.engine.plan import Plan
+from trajfile.engine.rings import Code, rings
 from trajfile.engine.rows import Index
-from trajfile.engine.schedule import PairWork, RegionWork, Stretch, carried_rows
+from trajfile.engine.schedule import RegionWork, carried_rows
 from trajfile.engine.totals import TotalsLayout
 
-#: Steps after which products of several lags at a time are made; others are made at each step.
-_STEPS = 16
-#: From so many lags on, right rows come from the second-level cache, and the fewer at a time the
-#: better.
-_MANY_LAGS = 16
+#: Left rows of a band that are multiplied at a time: a multiple of the three that go together.
+_BAND_ROWS = 48
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """The tables for a region during a block.
+    """The instructions for a region during a block.
 
     Attributes:
         tracks: For each track of the region its first row in the table of rows and its rows.
@@ -36,11 +36,8 @@ class Program:
         rows: How many rows the table has, formed ones included.
         scratch: For each row its number among the scratch rows; -1 if it is not formed.
         scratch_rows: Scratch rows in all.
-        forms: See `trajfile.engine.tables`.
-        formed: Rows of each form that are made by each step block.
-        ops: The products.
-        due: Rows of each product that are made by each step block.
-        masks: Rows asked for at each lag.
+        code: See `trajfile.engine.tables`.
+        masks: Rows asked for at each lag of a band.
     """
 
     tracks: dict[int, tuple[int, int]]
@@ -48,20 +45,31 @@ class Program:
     rows: int
     scratch: Index
     scratch_rows: int
-    forms: Index
-    formed: Index
-    ops: Index
-    due: Index
+    code: Code
     masks: Index
 
 
-@dataclass(eq=False)
-class _Formed:
-    """Rows of a sequence in the table: where, how many, and by which form; -1 if as recorded."""
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a sequence in the table: row i, counted from the start of the run, where they begin.
+
+    Attributes:
+        first: The first in the table.
+        count: How many.
+        origin: Number of the first.
+    """
 
     first: int
     count: int
-    form: int = -1
+    origin: int
+
+    def at(self, i: Index) -> Index:
+        """Rows by number; in place of one that is not there, the nearest."""
+        return self.first + np.clip(i - self.origin, 0, self.count - 1)
+
+    def exist(self, i: Index) -> NDArray[np.bool_]:
+        """Which rows are there."""
+        return (i >= self.origin) & (i < self.origin + self.count)
 
 
 def make_program(
@@ -77,12 +85,18 @@ def make_program(
         layout: Where sums lie.
 
     Returns:
-        The tables.
+        The program.
     """
     return _Maker(plan, block, work, halves, layout).make()
 
 
 class _Maker:
+    """Writes instructions in any order, each with the time at which it can be carried out.
+
+    Time runs from 0 to 1 over the rows of each track: recorded rows are all there, but wait to be
+    multiplied with what is formed of their neighbours.
+    """
+
     def __init__(
         self,
         plan: Plan,
@@ -91,172 +105,185 @@ class _Maker:
         halves: frozenset[str],
         layout: TotalsLayout,
     ) -> None:
-        self.plan, self.block, self.work, self.layout = plan, block, work, layout
-        self.halves = halves
+        self.plan, self.block, self.work = plan, block, work
+        self.groups = group(plan, work, layout)
         self.rows = len(plan.rows.references)  # these come first
-        self.forms: list[list[int]] = []
-        self.formed_rows: list[_Formed] = []
-        self.ops: list[list[int]] = []
-        self.stops: list[int] = []
-        self.sides: list[tuple[_Formed, _Formed, tuple[int, int]]] = []
+        self.ready: list[NDArray[np.float64]] = [np.zeros(self.rows)]
+        self.formed: list[_Rows] = []
+        self.parts: list[tuple[Code, NDArray[np.float64]]] = []
         self.masks: list[tuple[int, int]] = []
+        self.tracks = {track: self._recorded(track) for track in work.tracks}
+        self.values = dict(self.tracks)
+        for track in work.tracks:
+            if plan.rows.tracks[track].stream in halves:
+                self.values[track] = self._widened(self.tracks[track])
+        self.sequences: dict[int, _Rows] = {
+            number: self.values[sequence.track]
+            for number, sequence in enumerate(plan.rows.sequences)
+            if sequence.form == "value" and sequence.track in self.values
+        }
 
     def make(self) -> Program:
-        tracks, values = self._tracks()
-        sequences = {side: self._sequence(side, values) for side in self.work.sequences}
-        for pair in self.work.pairs:
-            for lag, stretch in pair.single:
-                self._product(pair, sequences, (stretch,), lag)
-            for run in pair.runs:
-                self._product(pair, sequences, run, -1)
-        longest = max((count for _, count in tracks.values()), default=0)
-        blocks = max(1, longest)
-        formed = self._formed(blocks, values)
-        due = self._due(blocks, formed)
-        scratch, used = self._rings(formed, due)
+        needed = self.groups.formed(self.plan.rows.sequences)
+        spare = self._new(_Rows(0, 1, 0))
+        for advance in self.groups.advances:
+            self._advance(advance, needed, spare)
+        for number in sorted(needed - self.sequences.keys()):
+            self._subtracted(number)
+        for meeting in self.groups.meetings:
+            self._meet(meeting)
+        for product in self.groups.single:
+            self._single(product)
+        for run in self.groups.bands:
+            self._band(run)
+        empty = np.empty((0, t.COLUMNS), np.int32), np.empty(0)
+        codes, times = zip(empty, *self.parts, strict=True)
+        # Of what is due at the same time, rows are formed in the order that they were written in.
+        order = np.argsort(np.concatenate(times), kind="stable")
+        code: Code = np.concatenate(codes)[order]
+        formed = [slice(rows.first, rows.first + rows.count) for rows in self.formed]
+        scratch, used = rings(code, self.rows, formed)
         return Program(
-            tracks=tracks,
+            tracks={track: (rows.first, rows.count) for track, rows in self.tracks.items()},
             references=0,
             rows=self.rows,
             scratch=scratch,
             scratch_rows=used,
-            forms=_table(self.forms, t.FORM_COLUMNS),
-            formed=formed,
-            ops=_table(self.ops, t.OP_COLUMNS),
-            due=due,
-            masks=_table([list(mask) for mask in self.masks], 2),
+            code=code,
+            masks=np.array(self.masks, np.int64).reshape(len(self.masks), 2),
         )
 
-    def _new(self, count: int, form: int = -1) -> _Formed:
-        made = _Formed(self.rows, count, form)
-        self.rows += count
+    def _place(self, rows: _Rows, ready: NDArray[np.float64]) -> _Rows:
+        """Add rows to the table."""
+        placed = _Rows(self.rows, rows.count, rows.origin)
+        self.rows += rows.count
+        self.ready.append(ready)
+        return placed
+
+    def _new(self, like: _Rows) -> _Rows:
+        """Add rows that are formed; when is found out when they are written."""
+        made = self._place(like, np.zeros(like.count))
+        self.formed.append(made)
         return made
 
-    def _form(self, kind: int, of: _Formed, count: int, reference: int = 0) -> _Formed:
-        made = self._new(count, len(self.forms))
-        self.forms.append([kind, of.first, made.first, reference])
-        self.formed_rows.append(made)
+    def _recorded(self, track: int) -> _Rows:
+        carried = carried_rows(self.plan, self.block, track)
+        before, upto = self.block.before[track], self.block.upto[track]
+        count = carried + upto - before
+        return self._place(_Rows(0, count, before - carried), np.arange(count) / max(1, count))
+
+    def _write(
+        self, kind: int, rows: Sequence[Index], into: Sequence[int] = (), mute: Sequence[int] = ()
+    ) -> Code:
+        """Write instructions of a kind.
+
+        Args:
+            kind: The kind.
+            rows: For each place of a row the rows that take it, all of one length.
+            into: The places of rows that are formed.
+            mute: The places of rows that are not waited for.
+
+        Returns:
+            The instructions, their sums still to be filled in.
+        """
+        code = np.zeros((len(rows[0]), t.COLUMNS), np.int32)
+        code[:, t.KIND] = kind
+        code[:, t.SUMS :] = -1
+        for place, row in enumerate(rows):
+            code[:, t.ROWS + place] = row
+        ready = np.concatenate(self.ready)
+        waits = [rows[place] for place in range(len(rows)) if place not in {*into, *mute}]
+        times = np.max([ready[row] for row in waits], axis=0, initial=0.0)
+        for place in into:
+            ready[rows[place]] = times
+        self.ready = [ready]
+        self.parts.append((code, times))
+        return code
+
+    def _widened(self, recorded: _Rows) -> _Rows:
+        made = self._new(recorded)
+        i = recorded.origin + np.arange(recorded.count)
+        self._write(t.WIDEN, [recorded.at(i), made.at(i)], into=[1])
         return made
 
-    def _tracks(self) -> tuple[dict[int, tuple[int, int]], dict[int, _Formed]]:
-        """For each track its rows as they lie in memory, and as float32."""
-        places: dict[int, tuple[int, int]] = {}
-        values: dict[int, _Formed] = {}
-        for track in self.work.tracks:
-            new = self.block.upto[track] - self.block.before[track]
-            recorded = self._new(carried_rows(self.plan, self.block, track) + new)
-            places[track] = recorded.first, recorded.count
-            half = self.plan.rows.tracks[track].stream in self.halves
-            values[track] = self._form(t.WIDEN, recorded, recorded.count) if half else recorded
-        return places, values
-
-    def _sequence(self, number: int, values: dict[int, _Formed]) -> _Formed:
+    def _subtracted(self, number: int) -> None:
         sequence = self.plan.rows.sequences[number]
-        value = values[sequence.track]
-        if sequence.form == "value":
-            return value
+        value = self.values[sequence.track]
+        count = max(0, value.count - sequence.shortfall)
+        made = self.sequences[number] = self._new(_Rows(0, count, value.origin))
+        i = value.origin + np.arange(count)
         if sequence.form == "difference":
-            return self._form(t.DIFFERENCE, value, max(0, value.count - 1))
-        return self._form(t.OFFSET, value, value.count, sequence.reference)
+            self._write(t.SUBTRACT, [value.at(i + 1), value.at(i), made.at(i)], into=[2])
+        else:
+            reference = np.full(count, sequence.reference)
+            self._write(t.SUBTRACT, [value.at(i), reference, made.at(i)], into=[2])
 
-    def _product(
-        self, pair: PairWork, sequences: dict[int, _Formed], run: tuple[Stretch, ...], lag: int
-    ) -> None:
-        left, right = sequences[pair.left], sequences[pair.right]
-        start, stop = min(s.start for s in run), max(s.stop for s in run)
-        op = [0] * t.OP_COLUMNS
-        op[t.OP_LEFT] = left.first - pair.origin[0]
-        op[t.OP_RIGHT] = right.first - pair.origin[1]
-        op[t.OP_LEFT_STOP] = pair.origin[0] + left.count
-        op[t.OP_RIGHT_FIRST] = pair.origin[1]
-        op[t.OP_RIGHT_STOP] = pair.origin[1] + right.count
-        op[t.OP_START] = start
-        op[t.OP_FIRST_LAG], op[t.OP_LAGS] = run[0].lag, len(run)
-        op[t.OP_TALL] = _tall(len(run))
-        columns = len(self.plan.rows.pairs[pair.number].lags)
-        op[t.OP_TOTAL] = self.layout.totals[pair.number] + run[0].column
-        op[t.OP_TOTAL_STRIDE] = columns
-        op[t.OP_PER_TENSOR] = -1 if lag < 0 else self.layout.tensors[pair.number] + lag
-        op[t.OP_TENSOR_STRIDE] = len(self.plan.rows.pairs[pair.number].tensor_lags)
-        op[t.OP_MASK] = len(self.masks)
-        self.ops.append(op)
-        self.masks += [(stretch.start, stretch.stop) for stretch in run]
-        self.stops.append(stop)
-        self.sides.append((left, right, pair.origin))
+    def _advance(self, advance: Advance, needed: set[int], spare: _Rows) -> None:
+        tracks = [advance.track] if advance.other is None else [advance.track, advance.other]
+        values = [self.values[track] for track in tracks]
+        i = np.arange(
+            min(rows.origin for rows in values), max(rows.origin + rows.count for rows in values)
+        )
+        into = [self._differences(track, needed, spare, i) for track in tracks]
+        # Without a reference, any row will do; what comes of it is not asked for.
+        first, second = (
+            np.full(len(i), r) if r >= 0 else values[0].at(i)
+            for r in (*advance.references, -1, -1)[:2]
+        )
+        rows = [values[0].at(i), values[0].at(i + 1), first, second, into[0]]
+        for value, made in zip(values[1:], into[1:], strict=True):
+            rows += [value.at(i), value.at(i + 1), made]
+        kind = t.ADVANCE if advance.other is None else t.ADVANCE_TWO
+        code = self._write(kind, rows, into=[4, 7][: len(tracks)])
+        for name, product in advance.products.items():
+            place = t.ADVANCED.index(name)
+            code[:, t.SUMS + place] = product.sums(i)
+            code[:, t.TENSORS + place] = product.tensor_sums(i)
 
-    def _formed(self, blocks: int, values: dict[int, _Formed]) -> Index:
-        """Rows of each form that there are after each step block."""
-        made = np.zeros((blocks, len(self.forms)), np.int64)
-        by_first = {rows.first: rows for rows in [*values.values(), *self.formed_rows]}
-        after = np.arange(1, blocks + 1)
-        for number, form in enumerate(self.forms):
-            rows = self.formed_rows[number]
-            made[:, number] = -(-rows.count * after // blocks)
-            source = by_first.get(form[t.FORM_OF])
-            if source is not None and source.form >= 0:  # formed before, row by row
-                ahead = made[:, source.form] - (form[t.FORM_KIND] == t.DIFFERENCE)
-                made[:, number] = np.minimum(made[:, number], np.maximum(0, ahead))
-        return made
+    def _differences(self, track: int, needed: set[int], spare: _Rows, i: Index) -> Index:
+        """Where the differences of a track's rows are formed; those that nobody wants, aside."""
+        for number in needed - self.sequences.keys():
+            sequence = self.plan.rows.sequences[number]
+            if sequence.track == track and sequence.form == "difference":
+                value = self.values[track]
+                made = self._new(_Rows(0, max(0, value.count - 1), value.origin))
+                self.sequences[number] = made
+                return np.where(made.exist(i), made.at(i), spare.first)
+        return np.full(len(i), spare.first)
 
-    def _due(self, blocks: int, formed: Index) -> Index:
-        """The left row that each product has come to after each step block."""
-        # Where nothing is due, a product stays at its first row.
-        due = np.array([[op[t.OP_START] for op in self.ops]] * blocks, np.int64)
-        after = np.arange(1, blocks)
-        for number, op in enumerate(self.ops):
-            start, stop = op[t.OP_START], self.stops[number]
-            height = 1 if op[t.OP_LAGS] == 1 else 3 if op[t.OP_TALL] else 2
-            last_lag = op[t.OP_FIRST_LAG] + op[t.OP_LAGS] - 1
-            *sides, origin = self.sides[number]
-            left, right = (
-                origin[side] + (formed[:-1, rows.form] if rows.form >= 0 else rows.count)
-                for side, rows in enumerate(sides)
-            )
-            # Recorded rows are all there; they wait only to be multiplied while in the cache.
-            share = start - (-(stop - start) * after // blocks)
-            until = np.minimum(np.minimum(stop, share), np.minimum(left, right - last_lag))
-            come = start + np.maximum(0, until - start) // height * height
-            now = after % _STEPS == 0 if op[t.OP_LAGS] > 1 else np.ones(blocks - 1, bool)
-            due[:-1, number][now] = come[now]
-            due[blocks - 1, number] = stop
-        return np.maximum.accumulate(due, axis=0)
+    def _meet(self, meeting: Meeting) -> None:
+        products = meeting.products
+        j = np.arange(
+            min(p.first for p in products.values()), max(p.last for p in products.values())
+        )
+        rows = [self.sequences[side].at(j) for side in meeting.later]
+        earlier = self.sequences[meeting.earlier]
+        rows += [earlier.at(j - meeting.lag - distance) for distance in range(WINDOW)]
+        code = self._write(t.ONE_BY_SIX if len(meeting.later) == 1 else t.TWO_BY_SIX, rows)
+        for (side, distance), product in meeting.products.items():
+            code[:, t.SUMS + side * WINDOW + distance] = product.sums(j)
 
-    def _rings(self, formed: Index, due: Index) -> tuple[Index, int]:
-        """The scratch row of each formed row: used again when nothing will want it any more."""
-        oldest = formed.copy()  # the first row of each form still wanted in a block
-        for number, op in enumerate(self.ops):
-            begin = np.concatenate([[op[t.OP_START]], due[:-1, number]])
-            wanted = begin < self.stops[number]
-            left, right, origin = self.sides[number]
-            for rows, first in (
-                (left, begin - origin[0]),
-                (right, begin + op[t.OP_FIRST_LAG] - origin[1]),
-            ):
-                if rows.form >= 0:
-                    known = oldest[:, rows.form]
-                    known[wanted] = np.minimum(known, np.maximum(0, first))[wanted]
-        for number, form in enumerate(self.forms):
-            begin = np.concatenate([[0], formed[:-1, number]])
-            for source, rows in enumerate(self.formed_rows):
-                if form[t.FORM_OF] == rows.first:
-                    oldest[:, source] = np.minimum(oldest[:, source], begin)
-        scratch = np.full(self.rows, -1, np.int64)
-        used = 0
-        for number, rows in enumerate(self.formed_rows):
-            ring = max(1, int((formed[:, number] - oldest[:, number]).max(initial=1)))
-            scratch[rows.first : rows.first + rows.count] = used + np.arange(rows.count) % ring
-            used += ring
-        return scratch, used
+    def _single(self, product: Product) -> None:
+        j = np.arange(product.first, product.last)
+        later, earlier = self.sequences[product.later], self.sequences[product.earlier]
+        code = self._write(t.DOT, [later.at(j), earlier.at(j - abs(product.lag))])
+        code[:, t.SUMS] = product.sums(j)
+        code[:, t.TENSORS] = product.tensor_sums(j)
 
-
-def _tall(lags: int) -> int:
-    """Whether blocks of three by four rows waste fewer products than those of two by six."""
-    if lags == 1:
-        return 0
-    if lags >= _MANY_LAGS:
-        return 1
-    return int(4 * -(-(lags + 2) // 4) < 6 * -(-(lags + 1) // 6))
-
-
-def _table(rows: list[list[int]], columns: int) -> NDArray[np.int64]:
-    return np.array(rows, np.int64).reshape(len(rows), columns)
+    def _band(self, run: list[Product]) -> None:
+        left, right = self.sequences[run[0].left], self.sequences[run[0].right]
+        start, stop = min(p.start for p in run), max(p.stop for p in run)
+        begin = np.arange(start, stop, _BAND_ROWS)
+        until = np.minimum(begin + _BAND_ROWS, stop)
+        first_lag, last_lag = run[0].lag, run[-1].lag
+        code = self._write(t.BAND, [left.at(until - 1), right.at(until - 1 + last_lag)])
+        code[:, t.BAND_LEFT] = left.first - left.origin
+        code[:, t.BAND_RIGHT] = right.first - right.origin
+        code[:, t.BAND_LEFT_STOP] = left.origin + left.count
+        code[:, t.BAND_RIGHT_FIRST] = right.origin
+        code[:, t.BAND_RIGHT_STOP] = right.origin + right.count
+        code[:, t.BAND_START], code[:, t.BAND_STOP] = begin, until
+        code[:, t.BAND_FIRST_LAG], code[:, t.BAND_LAGS] = first_lag, len(run)
+        code[:, t.BAND_TOTAL], code[:, t.BAND_STRIDE] = run[0].total, run[0].stride
+        code[:, t.BAND_MASK] = len(self.masks)
+        self.masks += [(product.start, product.stop) for product in run]
