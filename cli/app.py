@@ -6,6 +6,8 @@ needs neither h5py nor torch.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -70,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; with an exit code as `trajfile_cli.exits` defines them.
     """
+    # At the end all that is left is looked through for cycles, several times, to no one's use.
+    atexit.register(gc.freeze)
     given = [*(sys.argv[1:] if argv is None else argv)]
     verbs = given[:1] if given[:1] and given[0] in VERBS else VERBS
     command = typer.main.get_command(build(verbs))
