@@ -98,15 +98,19 @@ def partition(weights: Callable[[int, int], float], units: int) -> list[int] | N
         The cuts, from 0 to `units`; None if one unit alone weighs too much.
     """
     cuts = [0]
+    length = units
     while cuts[-1] < units:
         start = cuts[-1]
         if weights(start, start + 1) > 1:
             return None
         low, high = start + 1, units
+        guesses = [start + length, start + length + 1]  # most parts are as long as the one before
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = guesses.pop() if guesses else (low + high + 1) // 2
+            middle = min(max(middle, low + 1), high)
             low, high = (middle, high) if weights(start, middle) <= 1 else (low, middle - 1)
         cuts.append(low)
+        length = low - start
     return cuts
 
 
