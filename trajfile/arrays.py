@@ -8,6 +8,7 @@ changes a value: what has no dtype in the dtype table is refused, not converted.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ def as_array(value: object) -> Array:
         TypeError: If it is not an array, cannot be brought to the host, or has a dtype that a
             lane cannot hold (bool, complex, object, text, ...).
     """
+    if type(value) is np.ndarray and _as_it_is(value.dtype):
+        return value
     if _is_torch(value):
         return _from_torch(value)
     array = value if isinstance(value, np.ndarray) else _from_protocol(value)
@@ -41,6 +44,11 @@ def as_array(value: object) -> Array:
         raise TypeError(_refusal(str(array.dtype)))
     little = array.dtype.newbyteorder("<")
     return array if array.dtype == little else array.byteswap().view(little)
+
+
+@lru_cache(maxsize=256)
+def _as_it_is(dtype: np.dtype[np.generic]) -> bool:
+    return dtype_name(dtype) is not None and dtype == dtype.newbyteorder("<")
 
 
 def _is_torch(value: object) -> bool:

@@ -51,6 +51,7 @@ ITEM_SIZES: dict[str, int] = NATIVE | EXTENDED
 _BITS: dict[int, np.dtype[np.generic]] = {n: np.dtype(f"<u{n}") for n in (1, 2, 4, 8)}
 
 
+@lru_cache(maxsize=64)  # each step asks
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
     """The little-endian NumPy dtype called ``name`` in the dtype table.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -17,6 +18,8 @@ Bytes = NDArray[np.uint8]
 
 #: Less than one large page comes from the allocator.
 _LARGE = 2**21
+#: Pieces up to a size are cut from larger memory, and that many at most.
+_SMALL, _WHOLE, _PIECES = 2**18, 2**23, 512
 
 
 def cleared(size: int) -> Bytes:
@@ -48,6 +51,7 @@ class Pool:
     def __init__(self, limit: int = 0):
         self._limit = limit
         self._free: dict[int, list[Bytes]] = {}  # by size, the longest unused size first
+        self._uncut: dict[int, Iterator[Bytes]] = {}  # by size, pieces that nobody had yet
         self._used = self._kept = 0
         self._lock = threading.Lock()
 
@@ -75,7 +79,13 @@ class Pool:
                 return self._drop(size)
             while self._free and self.nbytes > self._limit:
                 self._drop(next(iter(self._free)))
-        return cleared(size)
+            piece = next(self._uncut.get(size, iter(())), None)
+            if piece is None and 0 < size <= _SMALL:
+                count = min(_PIECES, min(_WHOLE, self._limit - self.nbytes) // size)
+                if count > 1:
+                    self._uncut[size] = _cut(size, count)
+                    piece = next(self._uncut[size])
+        return cleared(size) if piece is None else piece
 
     def _drop(self, size: int) -> Bytes:
         """Let go of a free piece of a size that there is."""
@@ -100,6 +110,12 @@ class Pool:
                     alike.append(piece)
                     self._free[piece.nbytes] = alike  # now the last to be let go
                     self._kept += piece.nbytes
+
+
+def _cut(size: int, count: int) -> Iterator[Bytes]:
+    """Pieces of memory side by side, in as few large pages as there can be."""
+    whole = cleared(size * count)
+    return (whole[start : start + size] for start in range(0, len(whole), size))
 
 
 class Lease:
@@ -132,3 +148,16 @@ class Lease:
         """Give everything back; what was made of it must not be used any more."""
         self._pool.give(self._pieces)
         self._pieces = []
+
+
+def copy_at_once(source: NDArray[np.generic], target: memoryview) -> None:
+    """Copy a few elements without letting go of the interpreter.
+
+    NumPy lets another thread have it for every copy of more than a few hundred elements, and is
+    then kept waiting for it, for longer than copying a few KiB takes.
+
+    Args:
+        source: Contiguous.
+        target: As many bytes.
+    """
+    target[:] = source.reshape(-1).view(np.uint8).data

@@ -81,7 +81,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=False, dict=
         """Number of elements."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def columns(self) -> slice:
         """The columns it occupies in its lane."""
         return slice(self.offset, self.offset + self.size)
@@ -116,7 +116,7 @@ class StreamSpec(msgspec.Struct, frozen=True, dict=True):
         """Whether rows are keyed by (step, sample) instead of by step alone."""
         return self.name == GRADIENT_SAMPLES
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row over all lanes, uncompressed."""
         return sum(ITEM_SIZES[dtype] * columns for dtype, columns in self.lanes.items())

@@ -82,11 +82,18 @@ def _check_rows(stream: StreamSpec, rows: Rows, step: int) -> None:
             step=step,
             stream=stream.name,
         )
-    expected = {
-        lane: (numpy_dtype(lane), (row_count(rows), columns))
+    count, lanes = row_count(rows), rows.lanes
+    if len(lanes) == len(stream.lanes) and all(
+        lane in lanes
+        and lanes[lane].shape == (count, columns)
+        and lanes[lane].dtype == numpy_dtype(lane)
         for lane, columns in stream.lanes.items()
+    ):
+        return
+    expected = {
+        lane: (numpy_dtype(lane), (count, columns)) for lane, columns in stream.lanes.items()
     }
-    found = {lane: (array.dtype, array.shape) for lane, array in rows.lanes.items()}
+    found = {lane: (array.dtype, array.shape) for lane, array in lanes.items()}
     if expected != found:
         raise ShapeMismatch(
             f"rows of {stream.name!r} at step {step} do not fit its lanes: expected {expected}, "

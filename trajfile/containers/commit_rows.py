@@ -16,7 +16,7 @@ from trajfile.containers.record import Record, crc32c, keys_crc, scalars_crc
 from trajfile.containers.scattered import Scattered, laid_out
 from trajfile.containers.state import first_line, identity_of
 from trajfile.containers.store import MANIFEST, SCALAR_STEP, SCALAR_VALUE, ArrayStore, stream_key
-from trajfile.memory import Lease, Pool
+from trajfile.memory import Lease, Pool, copy_at_once
 from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 
 #: Memory kept for the rows of several commits side by side; that of a fresh page takes longer.
@@ -162,23 +162,29 @@ def _record_of(
 ) -> Record:
     """The record of a commit, whose scalars are `values`, after the record before."""
     rows, crcs = list(before.rows), list(before.keys_crcs)
+    alone = commit.step.to_bytes(8, "little")
     for name, added in commit.rows.items():
-        steps = np.full(row_count(added), commit.step, np.int64)
-        crcs[index[name]] = keys_crc(steps, added.samples, crcs[index[name]])
-        rows[index[name]] += row_count(added)
+        number = index[name]
+        if added.samples is None:
+            crcs[number] = crc32c(alone, crcs[number])
+        else:
+            steps = np.full(row_count(added), commit.step, np.int64)
+            crcs[number] = keys_crc(steps, added.samples, crcs[number])
+        rows[number] += row_count(added)
     scalar_rows, crc = before.scalar_rows, before.scalars_crc
     if commit.scalars:
         steps = np.array([commit.step], np.int64)
         crc = scalars_crc(scalar_rows, steps, values, crc)
         scalar_rows += 1
-    return replace(
-        before,
+    return Record(
         seq=before.seq + 1,
         step=commit.step,
         wall_ns=commit.wall_ns or time.time_ns(),
+        manifest_bytes=before.manifest_bytes,
         scalar_rows=scalar_rows,
-        scalars_crc=crc,
         rows=tuple(rows),
+        manifest_crc=before.manifest_crc,
+        scalars_crc=crc,
         keys_crcs=tuple(crcs),
     )
 
@@ -191,4 +197,9 @@ def _joined(some: Sequence[Given], columns: int, lease: Lease) -> Given:
     if len(arrays) == 1:
         return np.ascontiguousarray(arrays[0][:, :columns])
     joined = lease.rows(sum(len(array) for array in arrays), columns, arrays[0].dtype)
-    return np.concatenate([array[:, :columns] for array in arrays], out=joined)
+    into, start = joined.view(np.uint8).reshape(-1).data, 0
+    for array in arrays:
+        part = np.ascontiguousarray(array[:, :columns])
+        copy_at_once(part, into[start : start + part.nbytes])
+        start += part.nbytes
+    return joined

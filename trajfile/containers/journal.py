@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajfile.containers.base import Commit
 from trajfile.containers.checks import check_commit
@@ -109,14 +110,13 @@ class Journal(Committed):
                 break  # raised when its turn comes, after those before it are there
             together.append(commit)
         try:
-            records = self._write(together, revised)
+            record, encoded = self._write(together, revised)
         except BaseException:
             self._fail()
             raise
-        for record in records:
-            self._take(revised, record)
-            self._commits.append(record.seq)
-        return len(records)
+        self._take(revised, record, encoded)
+        self._commits.extend(range(record.seq + 1 - len(encoded), record.seq + 1))
+        return len(encoded)
 
     def rewind(self, step: int) -> Rewind | None:
         """Take back every commit at and after a step, by one record.
@@ -152,7 +152,7 @@ class Journal(Committed):
         except BaseException:
             self._fail()
             raise
-        self._take(revised, record)
+        self._take(revised, record, record.encode())
         self._commits = kept
         self._discard()
         return revised.lineage[-1]
@@ -166,15 +166,21 @@ class Journal(Committed):
                 self._tiles.forget()
             self._store.close()
 
-    def _write(self, commits: Sequence[Commit], revised: Manifest) -> list[Record]:
-        """Write the rows of all commits, then all of their records."""
+    def _write(
+        self, commits: Sequence[Commit], revised: Manifest
+    ) -> tuple[Record, NDArray[np.uint64]]:
+        """Write the rows of all commits, then all of their records.
+
+        Returns:
+            The last record, and all of them as they lie in the table.
+        """
         last, values, touched = self._adding.write(commits, revised, self._record)
         self._hand_over(touched)
         records = records_of(commits, revised, last, values)
         encoded = np.concatenate([record.encode() for record in records])
         self._store.save(COMMITS, records[0].seq, encoded)
         self._hand_over([COMMITS])
-        return records
+        return records[-1], encoded
 
     def _hand_over(self, keys: list[str]) -> None:
         """Give arrays to the operating system and, for ``power``, force them to the disk."""
@@ -257,15 +263,13 @@ class Journal(Committed):
             *(self.path, last, len(self._commits), ", ".join(rows) or "nothing"),
         )
 
-    def _take(self, manifest: Manifest, record: Record) -> None:
-        """Go on from a record that has been handed over."""
+    def _take(self, manifest: Manifest, record: Record, encoded: NDArray[np.uint64]) -> None:
+        """Go on from a record that has been handed over, the last of some."""
         self._manifest, self._record = manifest, record
-        self._remember(record)
-
-    def _remember(self, record: Record) -> None:
-        """Keep the record in a table that doubles, so that `commits` shows own appends too."""
-        if record.seq >= len(self._table):
+        stop = record.seq + 1
+        # The table doubles; `commits` shows own appends too.
+        if stop > len(self._table):
             grown = np.zeros((2 * record.seq + 16, self._table.shape[1]), np.uint64)
             grown[: len(self._table)] = self._table
             self._table = grown
-        self._table[record.seq] = record.encode()[0]
+        self._table[stop - len(encoded) : stop] = encoded

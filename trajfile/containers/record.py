@@ -7,6 +7,7 @@ from the first entry to the last; then the CRC-32C of the row's preceding bytes.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def crc32c(data: bytes | NDArray[Any], before: int = 0) -> int:
 def keys_crc(steps: NDArray[np.int64], samples: NDArray[np.int32] | None, before: int = 0) -> int:
     """CRC-32C over rows' keys: int64 step, followed by int32 sample where there are samples."""
     if samples is None:
-        return crc32c(steps.astype("<i8"), before)
+        return crc32c(steps.astype("<i8").tobytes(), before)
     entries = np.empty(len(steps), SAMPLE_ENTRY)
     entries["step"] = steps
     entries["sample"] = samples
@@ -134,8 +135,9 @@ class Record:
             *(self.scalar_rows, *self.rows),
             *(self.manifest_crc, self.scalars_crc, *self.keys_crcs),
         ]
-        packed = np.array(body, "<u8")
-        return np.append(packed, np.uint64(crc32c(packed)))[None]
+        packed = struct.pack(f"<{len(body)}Q", *body)
+        row = packed + crc32c(packed).to_bytes(8, "little")
+        return np.frombuffer(bytearray(row), "<u8")[None]
 
     @classmethod
     def decode(cls, row: NDArray[np.uint64]) -> Record:
