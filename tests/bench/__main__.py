@@ -1,7 +1,7 @@
 """Every comparison of speed in one run, ratios first.
 
     python -m tests.bench [--quick] [--only reading,storage,scaling,writing] [--sizes small,middle]
-                          [--rounds 3] [--folder DIR] [--json PATH]
+                          [--rounds 3] [--folder DIR] [--synced] [--json PATH]
 
 Contenders of a comparison take turns on the same data, each in a process of its own; the fastest
 of several rounds counts, after one that warms the page cache and compiles. Memory is the most that
@@ -134,7 +134,7 @@ def scaling(quick: bool, folder: Path | None, rounds: int) -> Iterator[Row]:
             yield line(f"scaling over {name}", "tool", size, taken, ratio, 1.3)
 
 
-def writing(size: Size, folder: Path | None, rounds: int) -> Iterator[Row]:
+def writing(size: Size, folder: Path | None, rounds: int, *, synced: bool) -> Iterator[Row]:
     """The writer against the same bytes raw, and against other ways to keep them."""
     from .writers import WRITERS
 
@@ -147,7 +147,7 @@ def writing(size: Size, folder: Path | None, rounds: int) -> Iterator[Row]:
                 rows = max(1, min(rows, _MOST_OBJECTS // (2 * len(size.shapes()))))
             sizes[name] = Size(size.name, rows, size.columns, size.dtype)
             (place / name).mkdir()
-            shape = (str(rows), str(size.columns), size.dtype)
+            shape = (str(rows), str(size.columns), size.dtype, *(["synced"] if synced else []))
             contenders[name] = ("write", name, str(place / name), *shape)
         told = alternate(contenders, rounds)
     raw = told["raw"].seconds / size.nbytes
@@ -200,6 +200,9 @@ def main() -> int:
     parser.add_argument("--sizes", default="small,middle,large")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the data lie; a temporary folder")
+    parser.add_argument(
+        "--synced", action="store_true", help="what is written must have reached the disk"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sizes = [s for s in (QUICK if options.quick else FULL) if s.name in options.sizes.split(",")]
@@ -229,7 +232,7 @@ def main() -> int:
         told(scaling(options.quick, options.folder, options.rounds))
     for size in sizes:
         if "writing" in wanted:
-            told(writing(size, options.folder, options.rounds))
+            told(writing(size, options.folder, options.rounds, synced=options.synced))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return 1 if any(r["goal"] is not None and r["ratio"] > r["goal"] for r in rows) else 0

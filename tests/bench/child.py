@@ -1,7 +1,7 @@
 """One contender in a process of its own, which does its work each time it is told to.
 
     python -m tests.bench.child read NAME PATH
-    python -m tests.bench.child write NAME FOLDER ROWS COLUMNS DTYPE
+    python -m tests.bench.child write NAME FOLDER ROWS COLUMNS DTYPE [synced]
 
 For every line on its standard input it works once and answers with the seconds taken, and the most
 memory the process has held since it began, less what it held before the first work.
@@ -45,7 +45,7 @@ def main() -> None:
 
         def work() -> None:
             nonlocal done
-            done = write(name, Path(path), size)
+            done = write(name, Path(path), size, synced=rest[3:] == ["synced"])
 
     before = resident("VmRSS")
     for _ in sys.stdin:

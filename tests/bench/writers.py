@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -122,9 +123,20 @@ WRITERS: dict[str, Callable[[Path, Size], None]] = {
 }
 
 
-def write(name: str, folder: Path, size: Size) -> Callable[[], None]:
-    """One recording into a fresh place; the call that removes it, so that removal isn't timed."""
+def write(name: str, folder: Path, size: Size, *, synced: bool) -> Callable[[], None]:
+    """One recording into a fresh place; the call that removes it, so that removal isn't timed.
+
+    Args:
+        name: The writer.
+        folder: An empty one.
+        size: What to write.
+        synced: Whether to wait until all of it is on the disk.
+    """
     WRITERS[name](folder / "target", size)
+    for path in (folder, *folder.rglob("*")) if synced else ():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
     def remove() -> None:
         for path in folder.iterdir():

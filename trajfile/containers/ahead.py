@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -39,27 +38,48 @@ def built(build: Callable[[int, Bytes], T], count: int, size: int) -> Iterator[T
     ring = free.pop() if free else []
     if not ring or len(ring[0]) < size:
         ring = [np.empty(size, np.uint8) for _ in range(_AHEAD + 1)]
-    try:
-        if count == 1 or count * size < _PARALLEL_BYTES or (os.cpu_count() or 1) == 1:
-            for number in range(count):
-                yield build(number, ring[0][:size])
-            return
-        with ThreadPoolExecutor(1, "trajfile-build") as pool:
+    empty: SimpleQueue[Bytes | None] = SimpleQueue()
+    ready: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
 
-            def start(number: int) -> Callable[[], T]:
-                memory = ring[number % len(ring)][:size]
-                try:
-                    return pool.submit(build, number, memory).result
-                except RuntimeError:  # the interpreter is ending, and starts nothing any more
-                    done = build(number, memory)
-                    return lambda: done
+    def work() -> None:
+        for number in range(count):
+            memory = empty.get()
+            if memory is None:
+                return
+            try:
+                ready.put((build(number, memory),))
+            except BaseException as error:
+                ready.put(error)
+                return
 
-            ahead: deque[Callable[[], T]] = deque()
-            for number in range(count):
-                ahead.append(start(number))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft()()
-            while ahead:
-                yield ahead.popleft()()
-    finally:  # an iterator that was left half-way keeps its memory: it may still be built in
+    helper = _helper(work) if count > 1 and count * size >= _PARALLEL_BYTES else None
+    if helper is None:
+        yield from (build(number, ring[0][:size]) for number in range(count))
         free.append(ring)
+        return
+    try:
+        for memory in ring:
+            empty.put(memory[:size])
+        for number in range(count):
+            done = ready.get()
+            if isinstance(done, BaseException):
+                raise done
+            yield done[0]
+            empty.put(ring[number % len(ring)][:size])
+    finally:
+        empty.put(None)
+        if helper is not threading.current_thread():  # which may be the one to clear this away
+            helper.join()
+            free.append(ring)
+
+
+def _helper(work: Callable[[], None]) -> threading.Thread | None:
+    """A thread at work; None where it could not work beside this one, or the program is ending."""
+    if (os.cpu_count() or 1) == 1:
+        return None
+    helper = threading.Thread(target=work, name="trajfile-build", daemon=True)
+    try:
+        helper.start()
+    except RuntimeError:
+        return None
+    return helper
