@@ -1,7 +1,8 @@
 """Every comparison of speed in one run, ratios first.
 
     python -m tests.bench [--quick] [--only reading,storage,scaling,writing] [--sizes small,middle]
-                          [--rounds 3] [--folder DIR] [--synced] [--json PATH]
+                          [--rounds 3] [--folder DIR] [--writers raw,np_save] [--synced]
+                          [--json PATH]
 
 Contenders of a comparison take turns on the same data, each in a process of its own; the fastest
 of several rounds counts, after one that warms the page cache and compiles. Memory is the most that
@@ -134,14 +135,16 @@ def scaling(quick: bool, folder: Path | None, rounds: int) -> Iterator[Row]:
             yield line(f"scaling over {name}", "tool", size, taken, ratio, 1.3)
 
 
-def writing(size: Size, folder: Path | None, rounds: int, *, synced: bool) -> Iterator[Row]:
+def writing(
+    size: Size, folder: Path | None, rounds: int, wanted: list[str], *, synced: bool
+) -> Iterator[Row]:
     """The writer against the same bytes raw, and against other ways to keep them."""
     from .writers import WRITERS
 
     sizes = {}
     with scratch(folder) as place:
         contenders = {}
-        for name in WRITERS:
+        for name in dict.fromkeys(("raw", *(wanted or WRITERS))):
             rows = size.rows
             if name in {"zarr_tensors", "h5py_tensors"}:  # one that makes an object a tensor
                 rows = max(1, min(rows, _MOST_OBJECTS // (2 * len(size.shapes()))))
@@ -200,6 +203,7 @@ def main() -> int:
     parser.add_argument("--sizes", default="small,middle,large")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the data lie; a temporary folder")
+    parser.add_argument("--writers", default="", help="of what is held against one another, these")
     parser.add_argument(
         "--synced", action="store_true", help="what is written must have reached the disk"
     )
@@ -207,6 +211,7 @@ def main() -> int:
     options = parser.parse_args()
     sizes = [s for s in (QUICK if options.quick else FULL) if s.name in options.sizes.split(",")]
     wanted = options.only.split(",")
+    writers = [name for name in options.writers.split(",") if name]
     free = shutil.disk_usage(options.folder or tempfile.gettempdir()).free
     cores = len(os.sched_getaffinity(0))
     print(
@@ -232,7 +237,7 @@ def main() -> int:
         told(scaling(options.quick, options.folder, options.rounds))
     for size in sizes:
         if "writing" in wanted:
-            told(writing(size, options.folder, options.rounds, synced=options.synced))
+            told(writing(size, options.folder, options.rounds, writers, synced=options.synced))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     return 1 if any(r["goal"] is not None and r["ratio"] > r["goal"] for r in rows) else 0

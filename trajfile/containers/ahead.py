@@ -11,6 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.memory import cleared
+
 Bytes = NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -18,6 +20,9 @@ T = TypeVar("T")
 _AHEAD = 2
 #: So many bytes are worth a thread.
 _PARALLEL_BYTES = 2**22
+
+#: What is written is copied faster from where a page begins.
+_PAGE = 4096
 
 _own = threading.local()
 
@@ -37,7 +42,9 @@ def built(build: Callable[[int, Bytes], T], count: int, size: int) -> Iterator[T
     free: list[list[Bytes]] = _own.__dict__.setdefault("free", [])
     ring = free.pop() if free else []
     if not ring or len(ring[0]) < size:
-        ring = [np.empty(size, np.uint8) for _ in range(_AHEAD + 1)]
+        apart = -(-size // _PAGE) * _PAGE
+        whole = cleared(apart * (_AHEAD + 1))
+        ring = [whole[start : start + size] for start in range(0, len(whole), apart)]
     empty: SimpleQueue[Bytes | None] = SimpleQueue()
     ready: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
 
