@@ -76,3 +76,20 @@ def test_rows_recorded_through_used_memory_hold_their_own_values(tmp_path, suffi
     steps = np.arange(40, dtype=np.float32)[:, None]
     assert (rows[:, :50] == -steps).all()  # a tensor that joins gets the columns behind
     assert (rows[:, 50:] == np.where(steps >= 20, steps + 1, 0)).all()
+
+
+def test_small_rows_are_cut_from_larger_memory_and_have_one_owner_each():
+    pool = Pool(2**20)
+    leases = [pool.lease() for _ in range(100)]
+    rows = [lease.rows(2, 500, np.dtype(np.float32)) for lease in leases]
+    for number, row in enumerate(rows):
+        row[...] = number
+    assert [set(row.reshape(-1).tolist()) for row in rows] == [{number} for number in range(100)]
+    assert pool.nbytes == 400_000
+    for lease in leases:
+        lease.end()
+    assert pool.nbytes == 400_000
+    again = [pool.lease().rows(2, 500, np.dtype(np.float32)) for _ in range(300)]
+    places = sorted(row.__array_interface__["data"][0] for row in again)
+    assert min(np.diff(places)) >= 4000
+    assert pool.nbytes == 1_200_000  # beyond the limit only because all of it is in use
