@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.scattered import Scattered
+from trajfile.containers.stored import Stored
 from trajfile.schema import Manifest
 
 Array = NDArray[np.generic]
@@ -128,4 +129,15 @@ class Container(Protocol):
 
     def close(self) -> None:
         """Release files; for a writable container, leave it cleanly closed."""
+        ...
+
+
+@runtime_checkable
+class Plain(Protocol):
+    """A container of which blocks may lie in a file as they are, to be read piece by piece."""
+
+    def stored(
+        self, stream: str, lane: str, rows: NDArray[np.int64], columns: slice
+    ) -> Stored | None:
+        """Where the chunks of a block lie; None if `read` is to be used."""
         ...

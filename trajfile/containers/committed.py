@@ -20,8 +20,9 @@ from trajfile.containers.store import (
     layout,
     stream_key,
 )
+from trajfile.containers.stored import Stored
 from trajfile.containers.tiles import Tiles
-from trajfile.dtypes import bits_of
+from trajfile.dtypes import ITEM_SIZES, bits_of
 from trajfile.errors import FormatError, UsageError
 from trajfile.schema import Manifest
 
@@ -134,6 +135,28 @@ class Committed:
                 self._store.read(*where)
             if target is not part:
                 part[:, : stop - columns.start] = target
+
+    def stored(
+        self, stream: str, lane: str, rows: NDArray[np.int64], columns: slice
+    ) -> Stored | None:
+        """Where the chunks of a block lie in a file, to read it piece by piece.
+
+        Args:
+            stream: The stream.
+            lane: The lane, named by its dtype.
+            rows: Committed rows, increasing.
+            columns: Contiguous columns within the lane's.
+
+        Returns:
+            None where that is not possible; `read` reads the block, or says what is wrong.
+        """
+        if self.archive or not len(rows) or columns.start >= columns.stop:
+            return None
+        first, last = int(rows[0]), int(rows[-1])
+        [extent] = extents(self._manifest.by_name[stream], lane, slice(first, first + 1))
+        if extent.columns < columns.stop or last >= self.committed_rows(stream):
+            return None
+        return self._store.stored(stream_key(stream, lane), rows, columns, ITEM_SIZES[lane])
 
     def chunk_columns(self, stream: str, lane: str) -> int:
         """Width in columns of the unit in which the lane is stored and verified."""

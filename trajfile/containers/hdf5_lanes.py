@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-from h5py import h5d, h5s
+from h5py import h5d, h5s, h5z
 from numpy.typing import NDArray
 
 from trajfile.containers import checksum
@@ -15,6 +15,7 @@ from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode
 from trajfile.containers.hdf5_small import Small
 from trajfile.containers.packing import PackingError
 from trajfile.containers.scratch import scratch
+from trajfile.containers.stored import Stored, stored
 from trajfile.stopwatch import at
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
@@ -106,6 +107,28 @@ class Lane:
         except (OSError, RuntimeError) as error:
             what = "a chunk fails its checksum or cannot be read"
             raise self._damaged(what, "SUM-003") from error
+
+    def stored(self, rows: NDArray[np.int64], columns: slice, item: int) -> Stored | None:
+        """Where the chunks of a block lie, if they are plain; see `ArrayStore.stored`."""
+        plain = self.height == 1 and self._filters == (h5z.FILTER_FLETCHER32,)
+        if not plain or self._descriptor is None or self.width * item < _DIRECT_BYTES:
+            return None
+        shape = self._dataset.shape
+        if rows[-1] >= shape[0] or columns.stop > shape[1]:
+            return None
+        present = self._known()
+        across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
+        wanted = rows[:, None] * _MAX_CHUNKS_A_ROW + across
+        index = np.minimum(np.searchsorted(present, wanted), len(present) - 1)
+        if not len(present) or (present[index] != wanted).any():
+            return None
+        places = self._places[index]
+        if (places[:, :, 1] != self.width * item + 4).any():
+            return None
+        return stored(
+            *(self._descriptor, places[:, :, 0], self.width * item),
+            *(columns.start * item, columns.stop * item),
+        )
 
     def _unpack(self, rows: slice, columns: slice, out: Array) -> None:
         """Read chunks, verifying and decoding several at a time."""
@@ -228,11 +251,8 @@ class Lane:
         across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
         down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
         wanted = down[:, None] * _MAX_CHUNKS_A_ROW + across
-        if self._present is None:
-            present, self._places = self._stored_chunks()
-            self._present = present  # last: another thread may read as soon as it is there
         # One beyond all chunks, so that there is always a place to look at.
-        known = np.append(self._present, np.iinfo(np.int64).max)
+        known = np.append(self._known(), np.iinfo(np.int64).max)
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
         if not found.all():
             place = int(np.argmin(found))
@@ -240,6 +260,13 @@ class Lane:
             if self._skipping.intersection(wanted[place].tolist()):
                 raise self._damaged(f"a chunk of row {row} skips a filter", "H5-011")
             raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")
+
+    def _known(self) -> NDArray[np.int64]:
+        """The numbers of the chunks that are there, sorted."""
+        if self._present is None:
+            present, self._places = self._stored_chunks()
+            self._present = present  # last: another thread may read as soon as it is there
+        return self._present
 
     def _stored_chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The chunks that are stored with all their filters applied.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trajfile.containers.base import Array, Given
 from trajfile.containers.folder import sync_folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
-from trajfile.containers.hdf5_damage import failures_as_damage
+from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_datasets import Datasets
 from trajfile.containers.hdf5_direct import DirectWriter
 from trajfile.containers.hdf5_index import damaged_indexes
@@ -27,6 +27,7 @@ from trajfile.containers.hdf5_tables import load_table, salvage_table
 from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.scattered import laid_out
 from trajfile.containers.store import ArraySpec, chunk_width
+from trajfile.containers.stored import Stored
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.dtypes import bits_of
 from trajfile.errors import FormatError, ResourceError
@@ -128,6 +129,21 @@ class Hdf5Store:
             if out.size and inside.stop > inside.start:
                 with failures_as_damage(self._path, f"/{part}", "SUM-003"):
                     self._datasets.lanes[part].read(rows, inside, bits, outside.start)
+
+    def stored(self, key: str, rows: NDArray[np.int64], columns: slice, item: int) -> Stored | None:
+        """Where the chunks of a block lie; None unless they are plain, whole and in one dataset."""
+        found = [
+            (part, inside)
+            for part, inside, _ in self._datasets.split(key, columns)
+            if inside.stop > inside.start
+        ]
+        if len(found) != 1:
+            return None
+        [(part, inside)] = found
+        try:
+            return self._datasets.lanes[part].stored(rows, inside, item)
+        except LIBRARY_FAILURES:  # reading says what is wrong
+            return None
 
     def write(self, key: str, start: int, values: Given, column: int = 0) -> None:
         """Write rows from row ``start`` on, and from a column on where a chunk begins."""

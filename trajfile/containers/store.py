@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Array, Given
+from trajfile.containers.stored import Stored
 from trajfile.errors import FormatError
 from trajfile.schema import ABSENT_BITS, Manifest, StreamSpec
 
@@ -194,6 +195,21 @@ class ArrayStore(Protocol):
 
     def read(self, key: str, rows: slice, columns: slice, out: Array) -> None:
         """Fill ``out`` from a lane; every chunk touched must exist and match its checksum."""
+        ...
+
+    def stored(self, key: str, rows: NDArray[np.int64], columns: slice, item: int) -> Stored | None:
+        """Where the chunks of a block of a lane lie in a file, if they are plain.
+
+        Args:
+            key: The lane.
+            rows: Its rows, increasing.
+            columns: Contiguous columns, not none.
+            item: Bytes of an element.
+
+        Returns:
+            None if they are not uncompressed chunks of one row with a checksum behind each, or
+            if one is missing or is not as it should be: then reading says what is wrong.
+        """
         ...
 
     def write(self, key: str, start: int, values: Given, column: int = 0) -> None:

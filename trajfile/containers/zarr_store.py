@@ -19,6 +19,7 @@ from trajfile.containers.base import Array, Given
 from trajfile.containers.identity import Attributes, check_identity, is_archive
 from trajfile.containers.shards import ShardError, ShardLayout, decode_shard, encode_shard
 from trajfile.containers.store import SCALAR_VALUE, ArraySpec, chunk_width
+from trajfile.containers.stored import Stored
 from trajfile.containers.zarr_documents import Documents
 from trajfile.containers.zarr_table import ZarrTable
 from trajfile.dtypes import bits_of
@@ -154,6 +155,10 @@ class ZarrStore(ABC):
     def unit(self, key: str) -> tuple[int, int]:
         """Rows and columns that are written at once: a shard."""
         return self._lanes[key].height, self._lanes[key].columns
+
+    def stored(self, key: str, rows: NDArray[np.int64], columns: slice, item: int) -> Stored | None:
+        """None: each row has a file of its own."""
+        return None
 
     def tile(self, key: str) -> tuple[int, int] | None:
         """Rows and columns of an inner chunk; None if it has one row."""

@@ -11,6 +11,7 @@ rows, so that every product either counts in all of it or in none of it.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -101,6 +102,12 @@ class Region:
     def stop(self) -> int:
         """Column after the last."""
         return self.pieces[-1].stop
+
+    def between(self, start: int, stop: int) -> tuple[Piece, ...]:
+        """The pieces that have columns in [start, stop); there may be thousands of others."""
+        first = bisect_right(self.pieces, start, key=lambda piece: piece.stop)
+        last = bisect_left(self.pieces, stop, key=lambda piece: piece.start)
+        return self.pieces[first:last]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ _LEAST_CHUNK = 32
 _PAD = 16
 #: One part in so many of the scratch memory is for the sums of single tensors.
 _SHARE = 4
+#: Tensors told apart at a time, if there is room.
+_TENSORS = 8
 _DTYPES = {"float32", "bfloat16"}
 
 
@@ -50,9 +52,13 @@ def kernels() -> Any | None:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Where the rows of a program lie, for columns whose streams each lie in one part of a tile."""
+    """Where the rows of a program lie, for columns whose streams each lie in one part of a tile.
+
+    Staged rows, of which there are new ones for each tile or piece, count from where it begins.
+    """
 
     base: Index
+    staged: Index
     moves: Index
     half: Index
     before: Index
@@ -98,6 +104,7 @@ class Fused:
         columns: tuple[int, int],
         lane: Lane,
         scratch: torch.Tensor,
+        piece: torch.Tensor | None = None,
     ) -> bool:
         """Take columns of an interval of a region.
 
@@ -108,33 +115,32 @@ class Fused:
             columns: Columns within one of `intervals`.
             lane: Whose sums to add to.
             scratch: Scratch memory, float32.
+            piece: The columns of all rows, if the tile is read piece by piece.
 
         Returns:
             Whether it was done; False if the rows are of other dtypes, or need too much scratch.
         """
-        parts = {
-            part.stream: part
-            for part in tile.parts
-            if part.run.start <= columns[0] and columns[1] <= part.run.stop
-        }
-        dtypes = {stream: staged_dtype(part.run.lane) for stream, part in parts.items()}
-        if not set(dtypes.values()) <= _DTYPES:
+        parts = _parts_at(tile, columns)
+        program = self._program_of(tile, work, parts)
+        if program is None:
             return False
-        halves = frozenset(s for s, dtype in dtypes.items() if dtype == "bfloat16")
-        program = self._program(tile, work, halves)
-        chunk, batch = self._cut(program, scratch)
+        chunk, batch = self._cut(program, scratch.numel())
         if not chunk or not batch:
             return False
         rows = self._placed(tile, region, program, parts, chunk)
         first, stop = columns
-        self._copy(rows, rows.before, columns)
-        pieces = [p for p in region.pieces if p.start < stop and first < p.stop]
+        # Offsets count columns of the strip; a piece begins with its own first column.
+        memory, begin = (tile.slot.host, 0) if piece is None else (piece, first)
+        # Twice as many bfloat16 numbers as float32 numbers lie ahead.
+        base = rows.base + rows.staged * self.arena.offset(memory) - (rows.staged > 0) * begin
+        self._copy(base, rows, rows.before, columns)
+        pieces = region.between(first, stop)
         for start in range(0, len(pieces), batch):
             some = pieces[start : start + batch]
             sums = self._tensor_sums(scratch, len(some))
             self.compiled.multiply(
                 *self.views,
-                rows.base,
+                base,
                 rows.moves,
                 rows.half,
                 program.code,
@@ -150,16 +156,37 @@ class Fused:
             if self.plan.per_tensor:
                 for piece, values in zip(some, sums, strict=True):
                     lane.add_tensor(work, piece.tensor, values)
-        self._copy(rows, rows.after, columns)
+        self._copy(base, rows, rows.after, columns)
         return True
 
-    def _copy(self, rows: _Rows, copies: Index, columns: tuple[int, int]) -> None:
-        if len(copies):
-            self.compiled.copy_rows(*self.views, rows.base, rows.half, copies, *columns)
+    def spare(self, tile: Tile, size: int) -> int:
+        """How much scratch memory a tile leaves unused.
 
-    def _cut(self, program: Program, scratch: torch.Tensor) -> tuple[int, int]:
+        Args:
+            tile: The tile; of dtypes that are multiplied here.
+            size: How many float32 numbers the scratch memory holds.
+
+        Returns:
+            How many are left if chunks are as wide, and tensors as many at a time, as pays.
+        """
+        wanted = 0
+        for region, work in zip(tile.strip.regions, tile.work, strict=True):
+            for interval in self.intervals(tile, region):
+                program = self._program_of(tile, work, _parts_at(tile, interval))
+                if program is None:
+                    return 0
+                chunks = program.scratch_rows * (_CHUNK + _PAD)
+                wanted = max(wanted, _SHARE * -(-chunks // (_SHARE - 1)))
+        if self.plan.per_tensor:
+            wanted = max(wanted, _SHARE * 2 * self.layout.tensor_size * _TENSORS)
+        return max(0, size - wanted)
+
+    def _copy(self, base: Index, rows: _Rows, copies: Index, columns: tuple[int, int]) -> None:
+        if len(copies):
+            self.compiled.copy_rows(*self.views, base, rows.half, copies, *columns)
+
+    def _cut(self, program: Program, size: int) -> tuple[int, int]:
         """Columns of a chunk, and tensors told apart at a time; 0 if the scratch is too small."""
-        size = scratch.numel()
         batch = size
         if self.plan.per_tensor and self.layout.tensor_size:
             batch = size // _SHARE // (2 * self.layout.tensor_size)  # sums are float64
@@ -174,6 +201,14 @@ class Fused:
         sums = whole[len(whole) // 2 * 2 - 2 * count : len(whole) // 2 * 2].view(np.float64)
         sums[:] = 0
         return sums.reshape(tensors, -1) if count else np.zeros((tensors, 0))
+
+    def _program_of(self, tile: Tile, work: RegionWork, parts: dict[str, Part]) -> Program | None:
+        """What is done where streams lie in these parts; None if they are of other dtypes."""
+        dtypes = {stream: staged_dtype(part.run.lane) for stream, part in parts.items()}
+        if not set(dtypes.values()) <= _DTYPES:
+            return None
+        halves = frozenset(s for s, dtype in dtypes.items() if dtype == "bfloat16")
+        return self._program(tile, work, halves)
 
     def _program(self, tile: Tile, work: RegionWork, halves: frozenset[str]) -> Program:
         key = id(work), halves
@@ -199,10 +234,10 @@ class Fused:
     ) -> _Rows:
         """Offsets of all rows of a program, counted so that the first column is column 0."""
         base = np.zeros(program.rows, np.int64)
+        mark = np.zeros(program.rows, np.int64)
         moves = (program.scratch < 0).astype(np.int64)
         half = np.zeros(program.rows, np.int64)
         held = self.held
-        slot = self.arena.offset(tile.slot.host)
         references = np.arange(len(self.plan.rows.references))
         base[program.references + references] = (
             self.arena.offset(held.references) + references * held.width
@@ -214,9 +249,12 @@ class Fused:
         def staged(stream: str, rows: Index) -> tuple[Index, bool]:
             part = parts[stream]
             is_half = staged_dtype(part.run.lane) == "bfloat16"
-            start = (4 * slot + part.offset) // (2 if is_half else 4)
+            item = 2 if is_half else 4
+            if tile.direct is not None:
+                place = tile.direct.rows[stream]
+                return (place.start + rows * place.stride) // item, is_half
             width = part.run.stop - part.run.start
-            return start + rows * width - part.run.start, is_half
+            return part.offset // item + rows * width - part.run.start, is_half
 
         for reference, row in enumerate(tile.block.references):
             stream, _ = self.plan.rows.references[reference]
@@ -239,15 +277,25 @@ class Fused:
                     continue
                 rows = copy.start + copy.stride * np.arange(copy.rows, dtype=np.int64)
                 base[here], is_half = staged(stream, rows)
-                half[here] = is_half
+                half[here], mark[here] = is_half, 1 + is_half
             for back in range(min(len(kept), count), 0, -1):
                 after.append((first + count - back, offset + (len(kept) - back) * held.width))
         formed = program.scratch >= 0
         base[formed] = program.scratch[formed] * (chunk + _PAD)
         return _Rows(
             base=np.concatenate([base, np.array([e[0] for e in extra], np.int64)]),
+            staged=np.concatenate([mark, np.array([1 + e[1] for e in extra], np.int64)]),
             moves=np.concatenate([moves, np.ones(len(extra), np.int64)]),
             half=np.concatenate([half, np.array([e[1] for e in extra], np.int64)]),
             before=np.array(before, np.int64).reshape(len(before), 2),
             after=np.array(after, np.int64).reshape(len(after), 2),
         )
+
+
+def _parts_at(tile: Tile, columns: tuple[int, int]) -> dict[str, Part]:
+    """For each stream that has columns within an interval, the part that they lie in."""
+    return {
+        part.stream: part
+        for part in tile.parts
+        if part.run.start <= columns[0] and columns[1] <= part.run.stop
+    }

@@ -21,6 +21,7 @@ from trajfile.engine.band import NarrowBand, WideBand
 from trajfile.engine.blocks import Block
 from trajfile.engine.columns import Strip
 from trajfile.engine.device import Machine, Slot, Sum
+from trajfile.engine.direct import Direct
 from trajfile.engine.plan import Plan
 from trajfile.engine.products import Sums, empty_sums
 from trajfile.engine.schedule import RegionWork, Stretch
@@ -36,8 +37,9 @@ class Tile:
         strip: Its columns.
         block: Its rows.
         parts: Where each part lies in the slot.
-        slot: The staged bytes.
+        slot: The staged bytes; with nothing in them if the tile is read piece by piece.
         work: For each region what to form.
+        direct: How it is read piece by piece, if it is.
         places: Kept by the compiled way: where the rows lie.
     """
 
@@ -46,6 +48,7 @@ class Tile:
     parts: tuple[Part, ...]
     slot: Slot
     work: tuple[RegionWork, ...]
+    direct: Direct | None = None
     places: dict[Hashable, Any] = field(default_factory=dict)
 
 

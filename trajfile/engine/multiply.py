@@ -12,12 +12,15 @@ from threading import Event
 import numpy as np
 import torch
 
+from trajfile.containers.stored import Sums
 from trajfile.engine.arena import Arena
 from trajfile.engine.band import Product, new_band
+from trajfile.engine.collecting import collect
 from trajfile.engine.columns import Region, Run, staged_dtype
 from trajfile.engine.device import Machine, Slot
 from trajfile.engine.fused import Fused
 from trajfile.engine.lanes import Held, Lane, Tile
+from trajfile.engine.matrices import Collector
 from trajfile.engine.plan import Plan
 from trajfile.engine.rows import Sequence
 from trajfile.engine.schedule import PairWork, RegionWork, carried_rows
@@ -36,6 +39,7 @@ class Worker:
         held: Shared between workers.
         arena: Where to take scratch memory from, if there is one.
         fused: The compiled way, if there is one.
+        collector: Keeps rows of tiles that are read piece by piece, if any are wanted.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class Worker:
         held: Held,
         arena: Arena | None = None,
         fused: Fused | None = None,
+        collector: Collector | None = None,
     ) -> None:
         self.plan, self.machine, self.held, self.fused = plan, machine, held, fused
+        self.collector = collector
         dtype = getattr(torch, plan.precision)
         size = scratch_elements(plan)
         if arena is None:
@@ -62,7 +68,11 @@ class Worker:
             tile: The tile.
             lane: The lane.
             stop: Checked between sub-blocks; once set, the rest is left undone.
+
+        Raises:
+            UnreadError: If a piece of the tile cannot be read.
         """
+        sums = () if tile.direct is None else tile.direct.no_sums()
         with self.machine.scope(), np.errstate(all="ignore"):
             for region, work in zip(tile.strip.regions, tile.work, strict=True):
                 if self.fused is None:
@@ -71,9 +81,42 @@ class Worker:
                     intervals = list(self.fused.intervals(tile, region))
                 for interval in intervals:
                     for columns in lane.cells(*interval):
-                        if not stop.is_set():
-                            self._cell(tile, lane, region, work, columns)
+                        if tile.direct is None:
+                            if not stop.is_set():
+                                self._cell(tile, lane, region, work, columns)
+                            continue
+                        for piece in tile.direct.cut(columns):
+                            if not stop.is_set():
+                                self._piece(tile, lane, region, work, piece, sums)
             lane.end_tile()
+        if tile.direct is not None:
+            tile.direct.add(sums)
+
+    def _piece(
+        self,
+        tile: Tile,
+        lane: Lane,
+        region: Region,
+        work: RegionWork,
+        columns: tuple[int, int],
+        sums: tuple[Sums, ...],
+    ) -> None:
+        """Read columns of a tile into the scratch memory, and multiply them there."""
+        direct, fused, collector = tile.direct, self.fused, self.collector
+        assert direct is not None
+        assert fused is not None
+        size = direct.nbytes // 4
+        memory, scratch = self.scratch[:size], self.scratch[size:]
+        start = 4 * fused.arena.offset(memory)
+        direct.fetch(columns, fused.arena, start, sums)
+        if collector is not None:
+            with at("copy"):
+                collect(
+                    *(collector, tile, region, columns),
+                    lambda part: (direct.values(part, columns, fused.arena, start), columns[0]),
+                )
+        done = fused.multiply(tile, region, work, columns, lane, scratch, memory)
+        assert done, "it was seen before that it can be"
 
     def _cell(
         self, tile: Tile, lane: Lane, region: Region, work: RegionWork, columns: tuple[int, int]
@@ -242,7 +285,7 @@ def _overlap(run: Run, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 def _pieces(region: Region, columns: tuple[int, int]) -> Iterator[tuple[str, int, int]]:
     """The tensors within some columns of a region, and which columns are theirs."""
-    for piece in region.pieces:
+    for piece in region.between(*columns):
         a, b = max(piece.start, columns[0]), min(piece.stop, columns[1])
         if a < b:
             yield piece.tensor, a, b

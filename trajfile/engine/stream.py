@@ -1,4 +1,8 @@
-"""The pass: one thread reads ahead, the others multiply, and every byte is read once."""
+"""The pass: one thread reads ahead, the others multiply, and every byte is read once.
+
+Where chunks lie plainly in a file, the one that reads ahead only finds them, and those that
+multiply read them too (`trajfile.engine.direct`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Event, Thread
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -14,8 +19,10 @@ import torch
 from trajfile.containers import checksum
 from trajfile.containers.base import Container
 from trajfile.engine.arena import padded
+from trajfile.engine.collecting import collect
 from trajfile.engine.columns import Region, Strip
 from trajfile.engine.device import Machine, Slot
+from trajfile.engine.direct import Direct, UnreadError, direct
 from trajfile.engine.fused import Fused, kernels
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector, balance
@@ -27,7 +34,7 @@ from trajfile.engine.schedule import ActivePair, RegionWork, active_pairs, sched
 from trajfile.engine.shares import Shares
 from trajfile.engine.staging import Part, read_tile, tile_parts
 from trajfile.engine.totals import totals_layout
-from trajfile.errors import ResourceError
+from trajfile.errors import Damaged, ResourceError
 from trajfile.stopwatch import at
 
 Progress = Callable[[int, int], None]
@@ -174,11 +181,14 @@ class _Pass:
             pieces = [arena.take(plan.slot_bytes) for _ in range(_SLOTS)]
             self.slots = [Slot(piece, piece) for piece in pieces]
         self.held = Held(plan, machine, arena)
-        fused = None if arena is None else Fused(plan, arena, self.held, compiled, layout)
-        self.workers = [Worker(plan, machine, self.held, arena, fused) for _ in range(workers)]
-        self.lanes = [Lane(plan, machine, number, layout) for number in range(plan.lanes)]
+        self.fused = None if arena is None else Fused(plan, arena, self.held, compiled, layout)
         within = None if len(strips) == len(plan.strips) else _elements(strips)
         self.collector = Collector(plan.header, plan.rows.layers, within)
+        wanted = self.collector if plan.rows.layers else None
+        self.workers = [
+            Worker(plan, machine, self.held, arena, self.fused, wanted) for _ in range(workers)
+        ]
+        self.lanes = [Lane(plan, machine, number, layout) for number in range(plan.lanes)]
         self.free: SimpleQueue[Slot | None] = SimpleQueue()
         self.told: SimpleQueue[_Staged | BaseException] = SimpleQueue()
         self.shares: Shares[_Staged] = Shares(len(self.lanes) + 1)  # one more for the collector
@@ -224,13 +234,34 @@ class _Pass:
                     if slot is None or self.stop.is_set():
                         return
                     self.machine.wait_reusable(slot)
-                    parts = tile_parts(strip, block)
-                    recorded = self.plan.layout.rows
-                    buffer = slot.host.numpy()
-                    with at("read"):
-                        count = read_tile(self.container, parts, block, recorded, buffer)
                     work = tuple(self._work(region, number) for region in strip.regions)
-                    self.shares.put(_Staged(Tile(strip, block, parts, slot, work), count))
+                    tile = Tile(strip, block, tile_parts(strip, block), slot, work)
+                    with at("read"):
+                        self.shares.put(self._staged(tile))
+
+    def _staged(self, tile: Tile) -> _Staged:
+        """A tile read into its slot, unless workers can read it piece by piece."""
+        pieces = self._pieces(tile)
+        if pieces is not None:
+            return _Staged(replace(tile, direct=pieces), pieces.bytes_read)
+        return _Staged(tile, self._read(tile))
+
+    def _read(self, tile: Tile) -> int:
+        recorded, buffer = self.plan.layout.rows, tile.slot.host.numpy()
+        return read_tile(self.container, tile.parts, tile.block, recorded, buffer)
+
+    def _pieces(self, tile: Tile) -> Direct | None:
+        if self.fused is None:
+            return None
+        room = 4 * self.fused.spare(tile, self.workers[0].scratch.numel())
+        cells = sum(
+            len(list(lane.cells(*interval)))
+            for region in tile.strip.regions
+            for interval in self.fused.intervals(tile, region)
+            for lane in self.lanes
+        )
+        widest = tile.strip.columns // cells
+        return direct(self.container, tile.parts, tile.block, self.plan.layout.rows, widest, room)
 
     def _work_off(self, worker: Worker) -> None:
         """Take shares of tiles until there are no more."""
@@ -243,15 +274,37 @@ class _Pass:
                     self.shares.opened(staged)
                 if number < len(self.lanes):
                     with at("products"):
-                        worker.multiply(staged.tile, self.lanes[number], self.stop)
-                else:
+                        self._multiply(worker, staged.tile, self.lanes[number])
+                elif staged.tile.direct is None:
                     with at("copy"):
                         self._collect(staged.tile)
                 if self.shares.done(staged, number):
+                    self._check(staged.tile)
                     with self.machine.scope():
                         self.machine.issued(staged.tile.slot)
                     self.free.put(staged.tile.slot)
                     self.told.put(staged)
+
+    def _multiply(self, worker: Worker, tile: Tile, lane: Lane) -> None:
+        try:
+            worker.multiply(tile, lane, self.stop)
+        except UnreadError:
+            self._refuse(tile)
+
+    def _check(self, tile: Tile) -> None:
+        """Refuse a tile that was read piece by piece and does not match its checksums."""
+        if tile.direct is not None and not self.stop.is_set() and not tile.direct.holds():
+            self._refuse(tile)
+
+    def _refuse(self, tile: Tile) -> NoReturn:
+        """Say what is wrong with a tile, as reading it whole does."""
+        self._read(tile)
+        raise Damaged(
+            f"{self.container.path} changed while it was read: it failed a checksum, and then held "
+            "it; try again when no other program writes to it",
+            path=self.container.path,
+            rule="SUM-003",
+        )
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -271,18 +324,11 @@ class _Pass:
     def _collect(self, tile: Tile) -> None:
         """Keep what the matrix kernels will want of a tile."""
         buffer = tile.slot.host.numpy()
-        for part in tile.parts:
-            for region in tile.strip.regions:
-                for piece in region.pieces:
-                    a, b = max(piece.start, part.run.start), min(piece.stop, part.run.stop)
-                    if a < b and self.collector.wants(part.stream, piece.tensor):
-                        self.collector.gather(
-                            part.stream,
-                            piece.tensor,
-                            piece.element + a - piece.start,
-                            tile.block.staged[part.stream],
-                            part.of(buffer)[:, a - part.run.start : b - part.run.start],
-                        )
+        for region in tile.strip.regions:
+            collect(
+                *(self.collector, tile, region, (region.start, region.stop)),
+                lambda part: (part.of(buffer), part.run.start),
+            )
 
     def _conclude(self) -> Partial:
         peak = (

@@ -1,0 +1,135 @@
+"""Reading and verifying pieces of many chunks, compiled: no lock, and no Python for each chunk.
+
+To be imported only where the C library has the functions called here: on Linux, in 64 bits.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numba
+import numpy as np
+
+from trajfile.containers.kernels import fletcher
+
+# By name, not by address, so that what was compiled can be kept.
+_size, _from = numba.types.uintp, numba.int64
+_pread = numba.types.ExternalFunction("pread", numba.types.intp(numba.intc, _size, _size, _from))
+_preadv2 = numba.types.ExternalFunction(
+    "preadv2", numba.types.intp(numba.intc, _size, numba.intc, _from, numba.intc)
+)
+_fadvise = numba.types.ExternalFunction(
+    "posix_fadvise", numba.intc(numba.intc, _from, _from, numba.intc)
+)
+
+#: Bytes asked to be read ahead at once: of larger ranges the system takes only the beginning.
+_AHEAD_BYTES = 2**17
+_NOWAIT, _WILLNEED = os.RWF_NOWAIT, os.POSIX_FADV_WILLNEED
+
+
+def _read(descriptor, address, count, into):
+    """Read `count` bytes at an address of a file to one in memory; whether all were there."""
+    got = np.int64(0)
+    while got < count:
+        rest = np.uint64(count - got)
+        some = _pread(np.int32(descriptor), into + np.uint64(got), rest, address + got)
+        if some <= 0:
+            return False
+        got += some
+    return True
+
+
+def _fetch(descriptor, places, skip, count, memory, start, stride):
+    """Read bytes [skip, skip + count) of each chunk to `start`, `start + stride`, ... of `memory`.
+
+    Returns:
+        The number of the first chunk that cannot be read, or -1.
+    """
+    base = np.uint64(memory.ctypes.data) + np.uint64(start)
+    for k in range(len(places)):
+        if not read(descriptor, places[k] + skip, count, base + np.uint64(k * stride)):
+            return k
+    return -1
+
+
+def _add(words, start, stride, count, after, low, high):
+    """Add what pieces of chunks contribute to the checksums of the chunks.
+
+    The second sum weighs each word with how many follow, itself included; so it gains a piece's
+    own second sum, and its first one for each word of the chunk that follows the piece.
+    """
+    weight = np.uint64(after % 65535)
+    for k in range(len(low)):
+        first = start + k * stride
+        own_low, own_high = fletcher(words[first : first + count])
+        low[k] += own_low
+        high[k] += own_high + weight * own_low
+
+
+def _settle(descriptor, places, skip, stop, size, low, high):
+    """Hold the sums over bytes [skip, stop) of chunks, completed by the others, against the stored.
+
+    Returns:
+        The number of the first chunk that cannot be read or fails, or -1.
+    """
+    modulus = np.uint64(65535)
+    rest = np.empty((max(skip, size - stop) + 4) // 2, np.uint16)
+    into = np.uint64(rest.ctypes.data)
+    for k in range(len(places)):
+        one, two = low[k], high[k]
+        if skip:
+            if not read(descriptor, places[k], skip, into):
+                return k
+            own_low, own_high = fletcher(rest[: skip // 2])
+            one += own_low
+            two += own_high + np.uint64((size - skip) // 2 % 65535) * own_low
+        if not read(descriptor, places[k] + stop, size - stop + 4, into):
+            return k
+        tail = (size - stop) // 2
+        if tail:
+            own_low, own_high = fletcher(rest[:tail])
+            one += own_low
+            two += own_high
+        # 256 w is w with its bytes exchanged, modulo 65535; a multiple of it counts as 65535.
+        one = (np.uint64(256) * ((one - np.uint64(1)) % modulus + np.uint64(1))) if one else one
+        two = (np.uint64(256) * ((two - np.uint64(1)) % modulus + np.uint64(1))) if two else two
+        one = (one - np.uint64(1)) % modulus + np.uint64(1) if one else one
+        two = (two - np.uint64(1)) % modulus + np.uint64(1) if two else two
+        if one != rest[tail] or two != rest[tail + 1]:
+            return k
+    return -1
+
+
+def _announce(descriptor, places, count):
+    """Have the system read ahead chunks of which it does not hold the last byte."""
+    file, byte = np.int32(descriptor), np.zeros(1, np.uint8)
+    vector = np.array([np.int64(byte.ctypes.data), np.int64(1)])  # an iovec
+    for k in range(len(places)):
+        last = places[k] + count - 1
+        if _preadv2(file, np.uint64(vector.ctypes.data), np.int32(1), last, np.int32(_NOWAIT)) == 1:
+            continue
+        for start in range(places[k], last + 1, _AHEAD_BYTES):
+            _fadvise(file, start, min(_AHEAD_BYTES, last + 1 - start), np.int32(_WILLNEED))
+
+
+_ADDRESSES = numba.types.Array(numba.int64, 1, "C", readonly=True)
+_BYTES = numba.types.Array(numba.uint8, 1, "C")
+_WORDS = numba.types.Array(numba.uint16, 1, "C")
+_SUMS = numba.types.Array(numba.uint64, 1, "C")
+_NUMBER = numba.int64
+
+
+def _compiled(signature, function):
+    try:
+        return numba.njit(signature, nogil=True, cache=True)(function)
+    except RuntimeError:  # no place to keep what was compiled
+        return numba.njit(signature, nogil=True)(function)
+
+
+read = _compiled(numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64), _read)
+fetch = _compiled(
+    _NUMBER(*(_NUMBER, _ADDRESSES, _NUMBER, _NUMBER), *(_BYTES, _NUMBER, _NUMBER)), _fetch
+)
+add = _compiled(numba.void(_WORDS, *(_NUMBER,) * 4, _SUMS, _SUMS), _add)
+settle = _compiled(_NUMBER(_NUMBER, _ADDRESSES, *(_NUMBER,) * 3, _SUMS, _SUMS), _settle)
+announce = _compiled(numba.void(_NUMBER, _ADDRESSES, _NUMBER), _announce)

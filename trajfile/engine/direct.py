@@ -1,0 +1,211 @@
+"""Tiles that are never held: workers read them piece by piece, and each piece stays in the cache.
+
+A staged tile is written to memory by who reads it and fetched from there by who multiplies. Where
+chunks lie in a file as they are, a worker reads a few columns of every row of a tile by itself,
+few enough to stay in its share of the cache, sums them up for the checksums, and multiplies them.
+When all columns of a tile were read its checksums are known, and nothing is concluded before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from trajfile.containers.base import Container, Plain
+from trajfile.containers.stored import Stored, Sums
+from trajfile.dtypes import ITEM_SIZES, numpy_dtype
+from trajfile.engine.arena import Arena
+from trajfile.engine.blocks import Block
+from trajfile.engine.columns import Run
+from trajfile.engine.rows import Index
+from trajfile.engine.staging import Part
+from trajfile.stopwatch import at
+
+#: Bytes of a piece: with what another worker holds it stays in the last cache they share.
+PIECE_BYTES = 9 * 2**19
+#: Columns of a piece are a multiple of this, what the kernels take at a time.
+UNIT = 1024
+#: Bytes of a row that are worth a call of the system.
+LEAST_BYTES = 2**12
+#: Rows lie an odd number of cache lines apart, so that they do not all compete for one cache set.
+_LINE = 64
+
+_DTYPES = {"float32", "bfloat16"}
+
+
+class UnreadError(Exception):
+    """A piece of a tile cannot be read: why, reading the tile whole will say."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a stream lie within a piece.
+
+    Attributes:
+        start: First byte of the first row.
+        stride: How many bytes the next row is from it.
+        count: How many rows.
+    """
+
+    start: int
+    stride: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Direct:
+    """How a tile is read piece by piece.
+
+    Attributes:
+        parts: What is read.
+        stored: Where each part lies in the file.
+        rows: For each stream where its rows lie within a piece.
+        columns: Columns of a piece.
+        nbytes: Bytes of a piece.
+    """
+
+    parts: tuple[Part, ...]
+    stored: tuple[Stored, ...]
+    rows: Mapping[str, Rows]
+    columns: int
+    nbytes: int
+    _sums: tuple[Sums, ...] = field(init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing read."""
+        object.__setattr__(self, "_sums", self.no_sums())
+
+    @property
+    def bytes_read(self) -> int:
+        """Recorded bytes of the tile."""
+        return sum(part.rows * part.run.row_bytes for part in self.parts)
+
+    def no_sums(self) -> tuple[Sums, ...]:
+        """Sums for the checksums of each part, over nothing yet."""
+        return tuple(stored.no_sums() for stored in self.stored)
+
+    def cut(self, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """Pieces that make up some columns."""
+        for start in range(columns[0], columns[1], self.columns):
+            yield start, min(start + self.columns, columns[1])
+
+    def fetch(
+        self, columns: tuple[int, int], arena: Arena, memory: int, sums: tuple[Sums, ...]
+    ) -> None:
+        """Read a piece, and add it to the sums.
+
+        Args:
+            columns: Its columns; those of a stream lie in one part.
+            arena: Where the piece goes.
+            memory: The first byte there.
+            sums: Of `no_sums`.
+
+        Raises:
+            UnreadError: If it cannot be read.
+        """
+        numbers = [n for n, part in enumerate(self.parts) if _within(columns, part.run)]
+        with at("read"):
+            for number in numbers:
+                place, start, stop = self._place(number, columns)
+                into = arena.view(np.uint8), memory + place.start, place.stride
+                if not self.stored[number].fetch(start, stop, *into):
+                    raise UnreadError
+        with at("verify"):
+            for number in numbers:
+                place, start, stop = self._place(number, columns)
+                of = arena.view(np.uint16), memory + place.start, place.stride
+                self.stored[number].add(start, stop, *of, sums[number])
+
+    def _place(self, number: int, columns: tuple[int, int]) -> tuple[Rows, int, int]:
+        part = self.parts[number]
+        item = ITEM_SIZES[part.run.lane]
+        start, stop = ((column - part.run.start) * item for column in columns)
+        return self.rows[part.stream], start, stop
+
+    def values(
+        self, part: Part, columns: tuple[int, int], arena: Arena, memory: int
+    ) -> NDArray[np.generic]:
+        """The rows of a part within a piece that was read, shape (rows, columns)."""
+        place, dtype = self.rows[part.stream], numpy_dtype(part.run.lane)
+        first = memory + place.start
+        flat = arena.view(np.uint8)[first : first + place.count * place.stride].view(dtype)
+        shape = place.count, columns[1] - columns[0]
+        return as_strided(flat, shape, (place.stride, dtype.itemsize))
+
+    def add(self, sums: tuple[Sums, ...]) -> None:
+        """Add the sums over some of the columns."""
+        with self._lock:
+            for mine, others in zip(self._sums, sums, strict=True):
+                mine += others
+
+    def holds(self) -> bool:
+        """Whether every checksum does, once the sums over all columns were added."""
+        with at("verify"):
+            pairs = zip(self.stored, self._sums, strict=True)
+            return all(stored.holds(sums) for stored, sums in pairs)
+
+
+def direct(
+    container: Container,
+    parts: tuple[Part, ...],
+    block: Block,
+    recorded: Mapping[str, Index],
+    pieces: int,
+    room: int,
+) -> Direct | None:
+    """How a tile is read piece by piece, if it can be and it is worth while.
+
+    Args:
+        container: Where from.
+        parts: What.
+        block: Its time block.
+        recorded: For each stream the recorded row of each selected row.
+        pieces: Columns that a piece can have on average, at most.
+        room: Bytes that a piece may take.
+
+    Returns:
+        None where the tile is to be read whole.
+    """
+    parts = tuple(part for part in parts if part.rows)
+    if not isinstance(container, Plain) or block.samples or not parts:
+        return None
+    if not {part.run.lane for part in parts} <= _DTYPES:
+        return None
+    items: dict[str, int] = {}
+    for part in parts:
+        items[part.stream] = max(items.get(part.stream, 0), ITEM_SIZES[part.run.lane])
+    counts = {part.stream: part.rows for part in parts}
+    # A cache line more for each row: see `_LINE`.
+    free = min(room, PIECE_BYTES) - _LINE * sum(counts.values())
+    columns = free // sum(items[stream] * counts[stream] for stream in items) // UNIT * UNIT
+    if min(columns, pieces) * min(items.values()) < LEAST_BYTES:
+        return None
+    rows, end = {}, 0
+    for stream, item in items.items():
+        rows[stream] = Rows(end, columns * item // _LINE * _LINE + _LINE, counts[stream])
+        end += rows[stream].stride * counts[stream]
+    places = []
+    for part in parts:
+        run = part.run
+        place = container.stored(
+            part.stream,
+            run.lane,
+            recorded[part.stream][block.staged[part.stream]],
+            slice(run.lane_start, run.lane_start + run.stop - run.start),
+        )
+        if place is None:
+            return None
+        places.append(place)
+    for place in places:
+        place.announce()
+    return Direct(parts, tuple(places), rows, columns, end)
+
+
+def _within(columns: tuple[int, int], run: Run) -> bool:
+    return run.start <= columns[0] and columns[1] <= run.stop
