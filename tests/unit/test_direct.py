@@ -279,7 +279,7 @@ def test_what_cannot_be_read_once_is_refused(
     """A part of its products may be summed up already, so reading it again is no help."""
     path = record(a_run(), tmp_path / "run.h5")
     with monkeypatch.context() as once:
-        once.setattr(stored.Stored, "fetch", lambda *args: False)
+        once.setattr(stored.Pieces, "fetch", lambda *args: False)
         with pytest.raises(Damaged, match="changed while it was read"):
             passed(path)
     with monkeypatch.context() as once:
@@ -324,20 +324,22 @@ def test_sums_of_pieces_make_up_those_of_chunks(tmp_path: Path) -> None:
         for start, stop in ((0, 3000), (6, 3000), (0, 2800), (40, 2990)):
             block = stored.stored(file.fileno(), places, width, start, stop)
             assert block is not None
-            for step in (stop - start, 998, 64, 2):
-                sums, memory = block.no_sums(), np.zeros(rows * 3000, np.uint8)
-                for a in range(0, stop - start, step):
-                    b = min(a + step, stop - start)
-                    assert block.fetch(a, b, memory, a, 3000)
-                    block.add(a, b, memory.view(np.uint16), a, 3000, sums)
-                for row in range(rows):
-                    of = b"".join(content[p : p + width] for p in places[row].tolist())
-                    assert memory[row * 3000 :][: stop - start].tobytes() == of[start:stop]
-                assert block.holds(sums)
-                sums[
-                    generator.integers(2), generator.integers(chunks), generator.integers(rows)
-                ] += 1
-                assert not block.holds(sums)
+            columns = (stop - start) // 2  # of two bytes, from column 7 on
+            pieces = stored.Pieces([stored.Placed(block, 7, 7 + columns, 64, 3008)])
+            for step in (columns, 499, 32, 1):
+                sums, memory = pieces.no_sums(), np.zeros(64 + rows * 3008, np.uint8)
+                for a in range(7, 7 + columns, step):
+                    b = min(a + step, 7 + columns)
+                    assert pieces.fetch(a, b, memory, 0)
+                    pieces.add(a, b, memory.view(np.uint16), 0, sums)
+                    for row in range(rows):
+                        of = b"".join(content[p : p + width] for p in places[row].tolist())
+                        at = start + 2 * (a - 7)
+                        found = memory[64 + row * 3008 :][: 2 * (b - a)].tobytes()
+                        assert found == of[at : at + 2 * (b - a)]
+                assert pieces.holds(sums)
+                sums[generator.integers(2), generator.integers(rows * chunks)] += 1
+                assert not pieces.holds(sums)
     assert stored.stored(0, places, width, 0, 1200) is None  # most of it for checksums alone
 
 

@@ -12,6 +12,11 @@ import numpy as np
 
 from trajfile.containers.kernels import fletcher
 
+#: Columns of a table of blocks: the file, the columns of the piece's owner that the block holds,
+#: bytes of an element, the byte of its first chunk with which it begins, bytes of a chunk, rows,
+#: where the addresses of its chunks begin, and where its rows go in a piece and how far apart.
+FILE, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES, AT, STRIDE = range(10)
+
 # By name, not by address, so that what was compiled can be kept.
 _size, _from = numba.types.uintp, numba.int64
 _pread = numba.types.ExternalFunction("pread", numba.types.intp(numba.intc, _size, _size, _from))
@@ -39,31 +44,58 @@ def _read(descriptor, address, count, into):
     return True
 
 
-def _fetch(descriptor, places, skip, count, memory, start, stride):
-    """Read bytes [skip, skip + count) of each chunk to `start`, `start + stride`, ... of `memory`.
+def _fetch(table, places, start, stop, memory, begin):
+    """Read columns [start, stop) of all blocks that have them to a piece that begins at `begin`.
 
     Returns:
-        The number of the first chunk that cannot be read, or -1.
+        Whether all were there.
     """
-    base = np.uint64(memory.ctypes.data) + np.uint64(start)
-    for k in range(len(places)):
-        if not read(descriptor, places[k] + skip, count, base + np.uint64(k * stride)):
-            return k
-    return -1
+    base = np.uint64(memory.ctypes.data) + np.uint64(begin)
+    for b in range(len(table)):
+        if table[b, START] > start or stop > table[b, STOP]:
+            continue
+        item, width, rows = table[b, ITEM], table[b, WIDTH], table[b, ROWS]
+        at = table[b, FIRST] + (start - table[b, START]) * item
+        end = at + (stop - start) * item
+        into = base + np.uint64(table[b, AT])
+        while at < end:
+            chunk, skip = at // width, at % width
+            count = min(end - at, width - skip)
+            first = table[b, PLACES] + chunk * rows
+            for row in range(rows):
+                target = into + np.uint64(row * table[b, STRIDE])
+                if not read(table[b, FILE], places[first + row] + skip, count, target):
+                    return False
+            at += count
+            into += np.uint64(count)
+    return True
 
 
-def _add(words, start, stride, count, after, low, high):
-    """Add what pieces of chunks contribute to the checksums of the chunks.
+def _add(table, start, stop, words, begin, low, high):
+    """Add what was fetched to the checksums of the chunks.
 
     The second sum weighs each word with how many follow, itself included; so it gains a piece's
     own second sum, and its first one for each word of the chunk that follows the piece.
     """
-    weight = np.uint64(after % 65535)
-    for k in range(len(low)):
-        first = start + k * stride
-        own_low, own_high = fletcher(words[first : first + count])
-        low[k] += own_low
-        high[k] += own_high + weight * own_low
+    for b in range(len(table)):
+        if table[b, START] > start or stop > table[b, STOP]:
+            continue
+        item, width, rows = table[b, ITEM], table[b, WIDTH], table[b, ROWS]
+        at = table[b, FIRST] + (start - table[b, START]) * item
+        end = at + (stop - start) * item
+        source = begin + table[b, AT]
+        while at < end:
+            chunk, skip = at // width, at % width
+            count = min(end - at, width - skip)
+            weight = np.uint64((width - skip - count) // 2 % 65535)
+            first = table[b, PLACES] + chunk * rows
+            for row in range(rows):
+                word = (source + row * table[b, STRIDE]) // 2
+                own_low, own_high = fletcher(words[word : word + count // 2])
+                low[first + row] += own_low
+                high[first + row] += own_high + weight * own_low
+            at += count
+            source += count
 
 
 def _settle(descriptor, places, skip, stop, size, low, high):
@@ -117,6 +149,7 @@ _BYTES = numba.types.Array(numba.uint8, 1, "C")
 _WORDS = numba.types.Array(numba.uint16, 1, "C")
 _SUMS = numba.types.Array(numba.uint64, 1, "C")
 _NUMBER = numba.int64
+_TABLE = numba.types.Array(numba.int64, 2, "C", readonly=True)
 
 
 def _compiled(signature, function):
@@ -128,8 +161,9 @@ def _compiled(signature, function):
 
 read = _compiled(numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64), _read)
 fetch = _compiled(
-    _NUMBER(*(_NUMBER, _ADDRESSES, _NUMBER, _NUMBER), *(_BYTES, _NUMBER, _NUMBER)), _fetch
+    numba.boolean(_TABLE, _ADDRESSES, _NUMBER, _NUMBER, _BYTES, _NUMBER),
+    _fetch,
 )
-add = _compiled(numba.void(_WORDS, *(_NUMBER,) * 4, _SUMS, _SUMS), _add)
+add = _compiled(numba.void(_TABLE, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS), _add)
 settle = _compiled(_NUMBER(_NUMBER, _ADDRESSES, *(_NUMBER,) * 3, _SUMS, _SUMS), _settle)
 announce = _compiled(numba.void(_NUMBER, _ADDRESSES, _NUMBER), _announce)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -29,22 +29,6 @@ _BESIDE = 8
 Sums = NDArray[np.uint64]
 
 
-class Span(NamedTuple):
-    """What some bytes of a block's rows are of one chunk of each row.
-
-    Attributes:
-        chunk: The chunk's number within the block.
-        skip: The first byte in the chunk.
-        count: How many.
-        at: How many bytes of the range lie ahead of them.
-    """
-
-    chunk: int
-    skip: int
-    count: int
-    at: int
-
-
 @dataclass(frozen=True, eq=False)
 class Stored:
     """Where the chunks of a block lie: uncompressed, each with Fletcher's checksum behind it.
@@ -53,7 +37,7 @@ class Stored:
         descriptor: The file, open.
         places: Address of each chunk, int64, shape (chunks, rows), contiguous.
         width: Bytes of a chunk, even, without its checksum.
-        first: Byte of the first chunk at which the block begins.
+        first: Byte of the first chunk with which the block begins.
         size: Bytes of a row of the block, even.
     """
 
@@ -63,85 +47,121 @@ class Stored:
     first: int
     size: int
 
-    def spans(self, start: int, stop: int) -> Iterator[Span]:
-        """The chunks that make up bytes [start, stop) of the block's rows."""
-        begin, end = self.first + start, self.first + stop
-        for chunk in range(begin // self.width, -(-end // self.width)):
-            a, b = max(begin, chunk * self.width), min(end, (chunk + 1) * self.width)
-            yield Span(chunk, a - chunk * self.width, b - a, a - begin)
-
-    def no_sums(self) -> Sums:
-        """Sums over nothing yet, shape (2, chunks, rows)."""
-        return np.zeros((2, *self.places.shape), np.uint64)
-
-    def fetch(self, start: int, stop: int, memory: NDArray[Any], at: int, stride: int) -> bool:
-        """Read bytes [start, stop) of each row.
-
-        Args:
-            start: First byte, even.
-            stop: Byte after the last, even.
-            memory: uint8, of one dimension.
-            at: Where in it the first row goes.
-            stride: How far the next row is from it.
-
-        Returns:
-            Whether the file holds them; False also if the system cannot read it.
-        """
-        rows = self.places.shape[1]
-        assert 0 <= at <= at + (rows - 1) * stride + stop - start <= len(memory)
-        return all(
-            _kernels().fetch(
-                *(self.descriptor, self.places[span.chunk], span.skip, span.count),
-                *(memory, at + span.at, stride),
-            )
-            < 0
-            for span in self.spans(start, stop)
-        )
-
-    def add(
-        self, start: int, stop: int, words: NDArray[Any], at: int, stride: int, sums: Sums
-    ) -> None:
-        """Add what was fetched to sums.
-
-        Args:
-            start: As in `fetch`.
-            stop: As in `fetch`.
-            words: The memory as uint16.
-            at: As in `fetch`, even.
-            stride: As in `fetch`, even.
-            sums: Of `no_sums`.
-        """
-        for span in self.spans(start, stop):
-            after = self.width - span.skip - span.count
-            _kernels().add(
-                *(words, (at + span.at) // 2, stride // 2, span.count // 2, after // 2),
-                *(sums[0, span.chunk], sums[1, span.chunk]),
-            )
-
-    def holds(self, sums: Sums) -> bool:
-        """Whether all chunks match their checksums.
-
-        Args:
-            sums: Over all bytes of the block, each once.
-
-        Returns:
-            False also if one cannot be read.
-        """
-        return all(
-            _kernels().settle(
-                *(self.descriptor, self.places[span.chunk]),
-                *(span.skip, span.skip + span.count, self.width),
-                *(sums[0, span.chunk], sums[1, span.chunk]),
-            )
-            < 0
-            for span in self.spans(0, self.size)
-        )
-
     def announce(self) -> None:
         """Have the system read ahead what it does not hold yet: pieces are small and scattered."""
         # In the order in which they lie in the file.
         addresses = np.ascontiguousarray(self.places.T).reshape(-1)
         _kernels().announce(self.descriptor, addresses, self.width + 4)
+
+    def holds(self, low: Sums, high: Sums) -> bool:
+        """Hold sums over all bytes of the block against the checksums, with what lies beside it.
+
+        Args:
+            low: First sum of each chunk, uint64, as `places`.
+            high: Second sum of each.
+
+        Returns:
+            Whether all match; False also if one cannot be read.
+        """
+        for number, places in enumerate(self.places):
+            start = max(self.first, number * self.width) - number * self.width
+            stop = min(self.first + self.size - number * self.width, self.width)
+            failed = _kernels().settle(
+                self.descriptor, places, start, stop, self.width, low[number], high[number]
+            )
+            if failed >= 0:
+                return False
+        return True
+
+
+class Placed(NamedTuple):
+    """A block, and where its rows go in a piece.
+
+    Attributes:
+        block: Where it lies.
+        start: The first column that it holds, of those that pieces are cut from.
+        stop: Column after the last.
+        at: Where in a piece its first row begins, in bytes, even.
+        stride: How far the next row is from it.
+    """
+
+    block: Stored
+    start: int
+    stop: int
+    at: int
+    stride: int
+
+
+class Pieces:
+    """Blocks of rows that are read together, a few columns of all of them at a time.
+
+    Several threads may read, each with memory and sums of its own.
+
+    Args:
+        placed: The blocks.
+    """
+
+    def __init__(self, placed: Iterable[Placed]) -> None:
+        self.placed = tuple(placed)
+        self._ends = np.cumsum([0, *(of.block.places.size for of in self.placed)])
+        self._places = np.concatenate([of.block.places.reshape(-1) for of in self.placed])
+        self._table = np.array(
+            [
+                (
+                    *(block.descriptor, start, stop, block.size // (stop - start)),
+                    *(block.first, block.width, block.places.shape[1]),
+                    *(end, at, stride),
+                )
+                for (block, start, stop, at, stride), end in zip(
+                    self.placed, self._ends, strict=False
+                )
+            ],
+            np.int64,
+        )
+
+    def no_sums(self) -> Sums:
+        """Both sums of every chunk over nothing yet, uint64, shape (2, chunks)."""
+        return np.zeros((2, len(self._places)), np.uint64)
+
+    def fetch(self, start: int, stop: int, memory: NDArray[Any], begin: int) -> bool:
+        """Read a piece: columns [start, stop) of the blocks that have all of them.
+
+        Args:
+            start: Its first column.
+            stop: Column after the last.
+            memory: uint8, of one dimension.
+            begin: Where in it the piece begins; it must have room from there on.
+
+        Returns:
+            Whether the files hold them; False also if the system cannot read one.
+        """
+        found = _kernels().fetch(self._table, self._places, start, stop, memory, begin)
+        return bool(found)
+
+    def add(self, start: int, stop: int, words: NDArray[Any], begin: int, sums: Sums) -> None:
+        """Add a piece that was fetched to sums.
+
+        Args:
+            start: As in `fetch`.
+            stop: As in `fetch`.
+            words: The memory, as uint16.
+            begin: As in `fetch`, even.
+            sums: As of `no_sums`.
+        """
+        _kernels().add(self._table, start, stop, words, begin, *sums)
+
+    def holds(self, sums: Sums) -> bool:
+        """Whether all chunks match their checksums, given sums over all columns of all blocks."""
+        for number, (block, *_) in enumerate(self.placed):
+            part = sums[:, self._ends[number] : self._ends[number + 1]]
+            if not block.holds(*part.reshape(2, *block.places.shape)):
+                return False
+        return True
+
+    def announce(self) -> None:
+        """Have the system read ahead."""
+        for of in self.placed:
+            of.block.announce()
 
 
 def stored(

@@ -17,11 +17,10 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from trajfile.containers.base import Container, Plain
-from trajfile.containers.stored import Stored, Sums
+from trajfile.containers.stored import Pieces, Placed, Sums
 from trajfile.dtypes import ITEM_SIZES, numpy_dtype
 from trajfile.engine.arena import Arena
 from trajfile.engine.blocks import Block
-from trajfile.engine.columns import Run
 from trajfile.engine.rows import Index
 from trajfile.engine.staging import Part
 from trajfile.stopwatch import at
@@ -62,93 +61,64 @@ class Direct:
     """How a tile is read piece by piece.
 
     Attributes:
-        parts: What is read.
-        stored: Where each part lies in the file.
+        pieces: What reads and verifies.
         rows: For each stream where its rows lie within a piece.
         columns: Columns of a piece.
         nbytes: Bytes of a piece.
+        bytes_read: Recorded bytes of the tile.
+        sums: Over all columns that were read by now.
     """
 
-    parts: tuple[Part, ...]
-    stored: tuple[Stored, ...]
+    pieces: Pieces
     rows: Mapping[str, Rows]
     columns: int
     nbytes: int
-    _sums: tuple[Sums, ...] = field(init=False)
+    bytes_read: int
+    sums: Sums
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def __post_init__(self) -> None:
-        """Begin with nothing read."""
-        object.__setattr__(self, "_sums", self.no_sums())
-
-    @property
-    def bytes_read(self) -> int:
-        """Recorded bytes of the tile."""
-        return sum(part.rows * part.run.row_bytes for part in self.parts)
-
-    def no_sums(self) -> tuple[Sums, ...]:
-        """Sums for the checksums of each part, over nothing yet."""
-        return tuple(stored.no_sums() for stored in self.stored)
-
-    def cut(self, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    def cut(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Pieces that make up some columns."""
-        for start in range(columns[0], columns[1], self.columns):
-            yield start, min(start + self.columns, columns[1])
+        for first in range(start, stop, self.columns):
+            yield first, min(first + self.columns, stop)
 
-    def fetch(
-        self, columns: tuple[int, int], arena: Arena, memory: int, sums: tuple[Sums, ...]
-    ) -> None:
-        """Read a piece, and add it to the sums.
+    def fetch(self, columns: tuple[int, int], arena: Arena, begin: int, sums: Sums) -> None:
+        """Read a piece, and add it to sums.
 
         Args:
             columns: Its columns; those of a stream lie in one part.
             arena: Where the piece goes.
-            memory: The first byte there.
-            sums: Of `no_sums`.
+            begin: The first byte there.
+            sums: Those of the thread.
 
         Raises:
             UnreadError: If it cannot be read.
         """
-        numbers = [n for n, part in enumerate(self.parts) if _within(columns, part.run)]
         with at("read"):
-            for number in numbers:
-                place, start, stop = self._place(number, columns)
-                into = arena.view(np.uint8), memory + place.start, place.stride
-                if not self.stored[number].fetch(start, stop, *into):
-                    raise UnreadError
+            if not self.pieces.fetch(*columns, arena.view(np.uint8), begin):
+                raise UnreadError
         with at("verify"):
-            for number in numbers:
-                place, start, stop = self._place(number, columns)
-                of = arena.view(np.uint16), memory + place.start, place.stride
-                self.stored[number].add(start, stop, *of, sums[number])
-
-    def _place(self, number: int, columns: tuple[int, int]) -> tuple[Rows, int, int]:
-        part = self.parts[number]
-        item = ITEM_SIZES[part.run.lane]
-        start, stop = ((column - part.run.start) * item for column in columns)
-        return self.rows[part.stream], start, stop
+            self.pieces.add(*columns, arena.view(np.uint16), begin, sums)
 
     def values(
-        self, part: Part, columns: tuple[int, int], arena: Arena, memory: int
+        self, part: Part, columns: tuple[int, int], arena: Arena, begin: int
     ) -> NDArray[np.generic]:
         """The rows of a part within a piece that was read, shape (rows, columns)."""
         place, dtype = self.rows[part.stream], numpy_dtype(part.run.lane)
-        first = memory + place.start
+        first = begin + place.start
         flat = arena.view(np.uint8)[first : first + place.count * place.stride].view(dtype)
         shape = place.count, columns[1] - columns[0]
         return as_strided(flat, shape, (place.stride, dtype.itemsize))
 
-    def add(self, sums: tuple[Sums, ...]) -> None:
+    def add(self, sums: Sums) -> None:
         """Add the sums over some of the columns."""
         with self._lock:
-            for mine, others in zip(self._sums, sums, strict=True):
-                mine += others
+            self.sums[...] += sums
 
     def holds(self) -> bool:
         """Whether every checksum does, once the sums over all columns were added."""
         with at("verify"):
-            pairs = zip(self.stored, self._sums, strict=True)
-            return all(stored.holds(sums) for stored, sums in pairs)
+            return self.pieces.holds(self.sums)
 
 
 def direct(
@@ -156,7 +126,7 @@ def direct(
     parts: tuple[Part, ...],
     block: Block,
     recorded: Mapping[str, Index],
-    pieces: int,
+    widest: int,
     room: int,
 ) -> Direct | None:
     """How a tile is read piece by piece, if it can be and it is worth while.
@@ -166,7 +136,7 @@ def direct(
         parts: What.
         block: Its time block.
         recorded: For each stream the recorded row of each selected row.
-        pieces: Columns that a piece can have on average, at most.
+        widest: Columns that a piece can have on average, at most.
         room: Bytes that a piece may take.
 
     Returns:
@@ -184,28 +154,25 @@ def direct(
     # A cache line more for each row: see `_LINE`.
     free = min(room, PIECE_BYTES) - _LINE * sum(counts.values())
     columns = free // sum(items[stream] * counts[stream] for stream in items) // UNIT * UNIT
-    if min(columns, pieces) * min(items.values()) < LEAST_BYTES:
+    if min(columns, widest) * min(items.values()) < LEAST_BYTES:
         return None
     rows, end = {}, 0
     for stream, item in items.items():
         rows[stream] = Rows(end, columns * item // _LINE * _LINE + _LINE, counts[stream])
         end += rows[stream].stride * counts[stream]
-    places = []
+    placed = []
     for part in parts:
-        run = part.run
-        place = container.stored(
+        run, place = part.run, rows[part.stream]
+        found = container.stored(
             part.stream,
             run.lane,
             recorded[part.stream][block.staged[part.stream]],
             slice(run.lane_start, run.lane_start + run.stop - run.start),
         )
-        if place is None:
+        if found is None:
             return None
-        places.append(place)
-    for place in places:
-        place.announce()
-    return Direct(parts, tuple(places), rows, columns, end)
-
-
-def _within(columns: tuple[int, int], run: Run) -> bool:
-    return run.start <= columns[0] and columns[1] <= run.stop
+        placed.append(Placed(found, run.start, run.stop, place.start, place.stride))
+    pieces = Pieces(placed)
+    pieces.announce()
+    size = sum(part.rows * part.run.row_bytes for part in parts)
+    return Direct(pieces, rows, columns, end, size, pieces.no_sums())

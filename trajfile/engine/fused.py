@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -65,6 +65,17 @@ class _Rows:
     after: Index
 
 
+class Fetch(Protocol):
+    """Reads a piece of a tile."""
+
+    memory: torch.Tensor
+    """Where to."""
+
+    def __call__(self, start: int, stop: int) -> None:
+        """Read columns [start, stop)."""
+        ...
+
+
 class Fused:
     """The compiled way of multiplying, shared by all workers of a pass.
 
@@ -104,7 +115,7 @@ class Fused:
         columns: tuple[int, int],
         lane: Lane,
         scratch: torch.Tensor,
-        piece: torch.Tensor | None = None,
+        fetch: Fetch | None = None,
     ) -> bool:
         """Take columns of an interval of a region.
 
@@ -115,7 +126,7 @@ class Fused:
             columns: Columns within one of `intervals`.
             lane: Whose sums to add to.
             scratch: Scratch memory, float32.
-            piece: The columns of all rows, if the tile is read piece by piece.
+            fetch: Reads a piece, if the tile is read piece by piece.
 
         Returns:
             Whether it was done; False if the rows are of other dtypes, or need too much scratch.
@@ -129,35 +140,47 @@ class Fused:
             return False
         rows = self._placed(tile, region, program, parts, chunk)
         first, stop = columns
-        # Offsets count columns of the strip; a piece begins with its own first column.
-        memory, begin = (tile.slot.host, 0) if piece is None else (piece, first)
-        # Twice as many bfloat16 numbers as float32 numbers lie ahead.
-        base = rows.base + rows.staged * self.arena.offset(memory) - (rows.staged > 0) * begin
-        self._copy(base, rows, rows.before, columns)
         pieces = region.between(first, stop)
         for start in range(0, len(pieces), batch):
             some = pieces[start : start + batch]
             sums = self._tensor_sums(scratch, len(some))
-            self.compiled.multiply(
-                *self.views,
-                base,
-                rows.moves,
-                rows.half,
-                program.code,
-                program.masks,
-                np.array([(p.start, p.stop) for p in some], np.int64),
-                max(first, some[0].start),
-                min(stop, some[-1].stop),
-                chunk,
-                self.arena.offset(scratch),
-                lane.totals,
-                sums,
-            )
+            segments = np.array([(p.start, p.stop) for p in some], np.int64)
+            part = max(first, some[0].start), min(stop, some[-1].stop)
+            for base, a, b in self._lying(tile, rows, part, fetch):
+                self._copy(base, rows, rows.before, (a, b))
+                self.compiled.multiply(
+                    *self.views,
+                    base,
+                    rows.moves,
+                    rows.half,
+                    program.code,
+                    program.masks,
+                    segments,
+                    *(a, b),
+                    chunk,
+                    self.arena.offset(scratch),
+                    lane.totals,
+                    sums,
+                )
+                self._copy(base, rows, rows.after, (a, b))
             if self.plan.per_tensor:
                 for piece, values in zip(some, sums, strict=True):
                     lane.add_tensor(work, piece.tensor, values)
-        self._copy(base, rows, rows.after, columns)
         return True
+
+    def _lying(
+        self, tile: Tile, rows: _Rows, columns: tuple[int, int], fetch: Fetch | None
+    ) -> Iterator[tuple[Index, int, int]]:
+        """Some columns, all at once or piece by piece, and where each row lies meanwhile."""
+        if tile.direct is None or fetch is None:
+            # Twice as many bfloat16 numbers as float32 numbers lie ahead.
+            yield rows.base + rows.staged * self.arena.offset(tile.slot.host), *columns
+            return
+        base = rows.base + rows.staged * self.arena.offset(fetch.memory)
+        moved = (rows.staged > 0).astype(np.int64)
+        for start, stop in tile.direct.cut(*columns):
+            fetch(start, stop)
+            yield base - start * moved, start, stop  # a piece begins with its own first column
 
     def spare(self, tile: Tile, size: int) -> int:
         """How much scratch memory a tile leaves unused.

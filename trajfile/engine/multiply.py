@@ -12,12 +12,12 @@ from threading import Event
 import numpy as np
 import torch
 
-from trajfile.containers.stored import Sums
 from trajfile.engine.arena import Arena
 from trajfile.engine.band import Product, new_band
 from trajfile.engine.collecting import collect
 from trajfile.engine.columns import Region, Run, staged_dtype
 from trajfile.engine.device import Machine, Slot
+from trajfile.engine.direct import Direct
 from trajfile.engine.fused import Fused
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector
@@ -72,7 +72,10 @@ class Worker:
         Raises:
             UnreadError: If a piece of the tile cannot be read.
         """
-        sums = () if tile.direct is None else tile.direct.no_sums()
+        fetch = None
+        if tile.direct is not None:
+            assert self.fused is not None
+            fetch = _Fetch(tile, tile.direct, self.fused, self.scratch, self.collector)
         with self.machine.scope(), np.errstate(all="ignore"):
             for region, work in zip(tile.strip.regions, tile.work, strict=True):
                 if self.fused is None:
@@ -81,46 +84,36 @@ class Worker:
                     intervals = list(self.fused.intervals(tile, region))
                 for interval in intervals:
                     for columns in lane.cells(*interval):
-                        if tile.direct is None:
-                            if not stop.is_set():
-                                self._cell(tile, lane, region, work, columns)
-                            continue
-                        for piece in tile.direct.cut(columns):
-                            if not stop.is_set():
-                                self._piece(tile, lane, region, work, piece, sums)
+                        if not stop.is_set():
+                            self._cell(tile, lane, region, work, columns, fetch)
             lane.end_tile()
-        if tile.direct is not None:
-            tile.direct.add(sums)
+        if fetch is not None:
+            fetch.direct.add(fetch.sums)
 
-    def _piece(
+    def _pieces(
+        self,
+        lane: Lane,
+        region: Region,
+        work: RegionWork,
+        columns: tuple[int, int],
+        fetch: _Fetch,
+    ) -> None:
+        fetch.region = region
+        done = fetch.fused.multiply(fetch.tile, region, work, columns, lane, fetch.scratch, fetch)
+        assert done, "it was seen before that it can be"
+
+    def _cell(
         self,
         tile: Tile,
         lane: Lane,
         region: Region,
         work: RegionWork,
         columns: tuple[int, int],
-        sums: tuple[Sums, ...],
+        fetch: _Fetch | None,
     ) -> None:
-        """Read columns of a tile into the scratch memory, and multiply them there."""
-        direct, fused, collector = tile.direct, self.fused, self.collector
-        assert direct is not None
-        assert fused is not None
-        size = direct.nbytes // 4
-        memory, scratch = self.scratch[:size], self.scratch[size:]
-        start = 4 * fused.arena.offset(memory)
-        direct.fetch(columns, fused.arena, start, sums)
-        if collector is not None:
-            with at("copy"):
-                collect(
-                    *(collector, tile, region, columns),
-                    lambda part: (direct.values(part, columns, fused.arena, start), columns[0]),
-                )
-        done = fused.multiply(tile, region, work, columns, lane, scratch, memory)
-        assert done, "it was seen before that it can be"
-
-    def _cell(
-        self, tile: Tile, lane: Lane, region: Region, work: RegionWork, columns: tuple[int, int]
-    ) -> None:
+        if fetch is not None:
+            self._pieces(lane, region, work, columns, fetch)
+            return
         done = self.fused is not None and self.fused.multiply(
             tile, region, work, columns, lane, self.scratch
         )
@@ -270,6 +263,46 @@ class Worker:
                         sums.traces[tensor] = self.machine.zeros(shape)
                     sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
             self.used = used
+
+
+class _Fetch:
+    """Reads pieces of a tile into one part of the scratch memory, and leaves the other.
+
+    Attributes:
+        tile: The tile.
+        direct: How it is read.
+        fused: What multiplies.
+        memory: Where pieces go.
+        scratch: What is left.
+        sums: For the checksums of what was read.
+        region: The region that is being read.
+    """
+
+    def __init__(
+        self,
+        tile: Tile,
+        direct: Direct,
+        fused: Fused,
+        scratch: torch.Tensor,
+        collector: Collector | None,
+    ) -> None:
+        size = direct.nbytes // 4
+        self.tile, self.direct, self.fused, self.collector = tile, direct, fused, collector
+        self.memory, self.scratch = scratch[:size], scratch[size:]
+        self.sums = direct.pieces.no_sums()
+        self.region = tile.strip.regions[0]
+        self._begin = 4 * fused.arena.offset(self.memory)
+
+    def __call__(self, start: int, stop: int) -> None:
+        """Read columns [start, stop), and keep what is wanted of them."""
+        columns, arena, begin = (start, stop), self.fused.arena, self._begin
+        self.direct.fetch(columns, arena, begin, self.sums)
+        if self.collector is not None:
+            with at("copy"):
+                collect(
+                    *(self.collector, self.tile, self.region, columns),
+                    lambda part: (self.direct.values(part, columns, arena, begin), start),
+                )
 
 
 def scratch_elements(plan: Plan) -> int:
