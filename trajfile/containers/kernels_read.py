@@ -6,6 +6,7 @@ To be imported only where the C library has the functions called here: on Linux,
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numba
 import numpy as np
@@ -19,11 +20,13 @@ FILE, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES, AT, STRIDE = range(10)
 
 # By name, not by address, so that what was compiled can be kept.
 _size, _from = numba.types.uintp, numba.int64
-_pread = numba.types.ExternalFunction("pread", numba.types.intp(numba.intc, _size, _size, _from))
-_preadv2 = numba.types.ExternalFunction(
+_pread: Any = numba.types.ExternalFunction(
+    "pread", numba.types.intp(numba.intc, _size, _size, _from)
+)
+_preadv2: Any = numba.types.ExternalFunction(
     "preadv2", numba.types.intp(numba.intc, _size, numba.intc, _from, numba.intc)
 )
-_fadvise = numba.types.ExternalFunction(
+_fadvise: Any = numba.types.ExternalFunction(
     "posix_fadvise", numba.intc(numba.intc, _from, _from, numba.intc)
 )
 
