@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from trajfile.containers import checksum
 from trajfile.engine.arena import Arena
 from trajfile.engine.columns import Region, staged_dtype
+from trajfile.engine.fetching import Fetch
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.plan import Plan
 from trajfile.engine.program import Program, make_program
@@ -63,17 +64,6 @@ class _Rows:
     half: Index
     before: Index
     after: Index
-
-
-class Fetch(Protocol):
-    """Reads a piece of a tile."""
-
-    memory: torch.Tensor
-    """Where to."""
-
-    def __call__(self, start: int, stop: int) -> None:
-        """Read columns [start, stop)."""
-        ...
 
 
 class Fused:
@@ -179,7 +169,7 @@ class Fused:
         base = rows.base + rows.staged * self.arena.offset(fetch.memory)
         moved = (rows.staged > 0).astype(np.int64)
         for start, stop in tile.direct.cut(*columns):
-            fetch(start, stop)
+            fetch.read(start, stop)
             yield base - start * moved, start, stop  # a piece begins with its own first column
 
     def spare(self, tile: Tile, size: int) -> int:

@@ -14,10 +14,9 @@ import torch
 
 from trajfile.engine.arena import Arena
 from trajfile.engine.band import Product, new_band
-from trajfile.engine.collecting import collect
 from trajfile.engine.columns import Region, Run, staged_dtype
 from trajfile.engine.device import Machine, Slot
-from trajfile.engine.direct import Direct
+from trajfile.engine.fetching import Fetch
 from trajfile.engine.fused import Fused
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector
@@ -75,32 +74,23 @@ class Worker:
         fetch = None
         if tile.direct is not None:
             assert self.fused is not None
-            fetch = _Fetch(tile, tile.direct, self.fused, self.scratch, self.collector)
+            arena = self.fused.arena
+            fetch = Fetch(tile, tile.direct, arena, self.scratch, self.collector)
         with self.machine.scope(), np.errstate(all="ignore"):
             for region, work in zip(tile.strip.regions, tile.work, strict=True):
                 if self.fused is None:
                     intervals = [(region.start, region.stop)]
                 else:
                     intervals = list(self.fused.intervals(tile, region))
+                if fetch is not None:
+                    fetch.region = region
                 for interval in intervals:
                     for columns in lane.cells(*interval):
                         if not stop.is_set():
                             self._cell(tile, lane, region, work, columns, fetch)
             lane.end_tile()
         if fetch is not None:
-            fetch.direct.add(fetch.sums)
-
-    def _pieces(
-        self,
-        lane: Lane,
-        region: Region,
-        work: RegionWork,
-        columns: tuple[int, int],
-        fetch: _Fetch,
-    ) -> None:
-        fetch.region = region
-        done = fetch.fused.multiply(fetch.tile, region, work, columns, lane, fetch.scratch, fetch)
-        assert done, "it was seen before that it can be"
+            fetch.end()
 
     def _cell(
         self,
@@ -109,14 +99,13 @@ class Worker:
         region: Region,
         work: RegionWork,
         columns: tuple[int, int],
-        fetch: _Fetch | None,
+        fetch: Fetch | None,
     ) -> None:
-        if fetch is not None:
-            self._pieces(lane, region, work, columns, fetch)
-            return
+        scratch = self.scratch if fetch is None else fetch.scratch
         done = self.fused is not None and self.fused.multiply(
-            tile, region, work, columns, lane, self.scratch
+            tile, region, work, columns, lane, scratch, fetch
         )
+        assert done or fetch is None, "it was seen before that it can be done"
         if done and not tile.block.samples:
             return
         for start in range(columns[0], columns[1], self.plan.columns):
@@ -263,46 +252,6 @@ class Worker:
                         sums.traces[tensor] = self.machine.zeros(shape)
                     sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
             self.used = used
-
-
-class _Fetch:
-    """Reads pieces of a tile into one part of the scratch memory, and leaves the other.
-
-    Attributes:
-        tile: The tile.
-        direct: How it is read.
-        fused: What multiplies.
-        memory: Where pieces go.
-        scratch: What is left.
-        sums: For the checksums of what was read.
-        region: The region that is being read.
-    """
-
-    def __init__(
-        self,
-        tile: Tile,
-        direct: Direct,
-        fused: Fused,
-        scratch: torch.Tensor,
-        collector: Collector | None,
-    ) -> None:
-        size = direct.nbytes // 4
-        self.tile, self.direct, self.fused, self.collector = tile, direct, fused, collector
-        self.memory, self.scratch = scratch[:size], scratch[size:]
-        self.sums = direct.pieces.no_sums()
-        self.region = tile.strip.regions[0]
-        self._begin = 4 * fused.arena.offset(self.memory)
-
-    def __call__(self, start: int, stop: int) -> None:
-        """Read columns [start, stop), and keep what is wanted of them."""
-        columns, arena, begin = (start, stop), self.fused.arena, self._begin
-        self.direct.fetch(columns, arena, begin, self.sums)
-        if self.collector is not None:
-            with at("copy"):
-                collect(
-                    *(self.collector, self.tile, self.region, columns),
-                    lambda part: (self.direct.values(part, columns, arena, begin), start),
-                )
 
 
 def scratch_elements(plan: Plan) -> int:
