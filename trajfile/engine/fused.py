@@ -133,7 +133,7 @@ class Fused:
         pieces = region.between(first, stop)
         for start in range(0, len(pieces), batch):
             some = pieces[start : start + batch]
-            sums = self._tensor_sums(scratch, len(some))
+            sums = self._tensor_sums(program, scratch, len(some))
             segments = np.array([(p.start, p.stop) for p in some], np.int64)
             part = max(first, some[0].start), min(stop, some[-1].stop)
             for base, a, b in self._lying(tile, rows, part, fetch):
@@ -153,9 +153,8 @@ class Fused:
                     sums,
                 )
                 self._copy(base, rows, rows.after, (a, b))
-            if self.plan.per_tensor:
-                for piece, values in zip(some, sums, strict=True):
-                    lane.add_tensor(work, piece.tensor, values)
+            for piece, values in zip(some, sums, strict=True):
+                lane.add_tensor(program.own, piece.tensor, values)
         return True
 
     def _lying(
@@ -189,9 +188,8 @@ class Fused:
                 if program is None:
                     return 0
                 chunks = program.scratch_rows * (_CHUNK + _PAD)
-                wanted = max(wanted, _SHARE * -(-chunks // (_SHARE - 1)))
-        if self.plan.per_tensor:
-            wanted = max(wanted, _SHARE * 2 * self.layout.tensor_size * _TENSORS)
+                sums = 2 * program.own_size * _TENSORS
+                wanted = max(wanted, _SHARE * -(-chunks // (_SHARE - 1)), _SHARE * sums)
         return max(0, size - wanted)
 
     def _copy(self, base: Index, rows: _Rows, copies: Index, columns: tuple[int, int]) -> None:
@@ -201,15 +199,17 @@ class Fused:
     def _cut(self, program: Program, size: int) -> tuple[int, int]:
         """Columns of a chunk, and tensors told apart at a time; 0 if the scratch is too small."""
         batch = size
-        if self.plan.per_tensor and self.layout.tensor_size:
-            batch = size // _SHARE // (2 * self.layout.tensor_size)  # sums are float64
+        if program.own_size:
+            batch = size // _SHARE // (2 * program.own_size)  # sums are float64
         room = size - size // _SHARE
         chunk = min(_CHUNK, room // max(1, program.scratch_rows) - _PAD) // 16 * 16
         return (chunk if chunk >= _LEAST_CHUNK else 0), batch
 
-    def _tensor_sums(self, scratch: torch.Tensor, tensors: int) -> NDArray[np.float64]:
+    def _tensor_sums(
+        self, program: Program, scratch: torch.Tensor, tensors: int
+    ) -> NDArray[np.float64]:
         """Sums for some tensors, zero, at the end of the scratch memory."""
-        count = tensors * self.layout.tensor_size if self.plan.per_tensor else 0
+        count = tensors * program.own_size
         whole = scratch.numpy()
         sums = whole[len(whole) // 2 * 2 - 2 * count : len(whole) // 2 * 2].view(np.float64)
         sums[:] = 0

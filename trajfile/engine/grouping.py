@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from trajfile.engine.rows import Index
 from trajfile.engine.rows import Sequence as RowSequence
 from trajfile.engine.schedule import PairWork, RegionWork, Stretch
 from trajfile.engine.tables import ADVANCED
-from trajfile.engine.totals import TotalsLayout
+from trajfile.engine.totals import Own, TotalsLayout
 
 #: From so many lags on, a run is covered by blocks of its own.
 _MANY_LAGS = 16
@@ -42,7 +42,7 @@ class Product:
         stop: Left row after the last.
         total: Where row 0 is added among the totals.
         stride: How far row 1 is from it.
-        tensor: Where row 0 is added among the sums of a tensor; negative if it is not.
+        tensor: Where row 0 would be added among the sums of a tensor; None if it is not.
         tensor_stride: How far row 1 is from it.
     """
 
@@ -53,7 +53,7 @@ class Product:
     stop: int
     total: int
     stride: int
-    tensor: int = -1
+    tensor: int | None = None
     tensor_stride: int = 0
 
     @property
@@ -84,7 +84,9 @@ class Product:
     def tensor_sums(self, later: Index) -> Index:
         """The same among the sums of a tensor."""
         i = later - max(self.lag, 0)
-        asked = (self.start <= i) & (i < self.stop) & (self.tensor >= 0)
+        asked = (self.start <= i) & (i < self.stop)
+        if self.tensor is None:
+            return np.full(len(i), -1)
         return np.where(asked, self.tensor + i * self.tensor_stride, -1)
 
 
@@ -146,13 +148,14 @@ class Groups:
         return {side for side in used if sequences[side].form != "value"}
 
 
-def group(plan: Plan, work: RegionWork, layout: TotalsLayout) -> Groups:
+def group(plan: Plan, work: RegionWork, layout: TotalsLayout, own: Mapping[int, Own]) -> Groups:
     """Deal the products of a region out to groups.
 
     Args:
         plan: The plan.
         work: The products that are formed in the region.
         layout: Where sums lie.
+        own: Where those of a tensor lie.
 
     Returns:
         The groups.
@@ -161,7 +164,10 @@ def group(plan: Plan, work: RegionWork, layout: TotalsLayout) -> Groups:
     products: list[Product] = []
     for pair in work.pairs:
         for tensor_lag, stretch in pair.single:
-            products.append(_product(plan, pair, stretch, layout, tensor_lag))
+            place = own[pair.number]
+            # Row 0 may lie ahead of the first row that is added to.
+            first = place.offset + tensor_lag - place.first * place.lags
+            products.append(_product(plan, pair, stretch, layout, first))
         for run in pair.runs:
             found = [_product(plan, pair, stretch, layout) for stretch in run]
             if len(run) >= _MANY_LAGS:
@@ -172,8 +178,8 @@ def group(plan: Plan, work: RegionWork, layout: TotalsLayout) -> Groups:
         groups.advances.append(advance)
         taken = set(map(id, advance.products.values()))
         products = [p for p in products if id(p) not in taken]
-    groups.single = [p for p in products if p.tensor >= 0]
-    for meeting in _meetings([p for p in products if p.tensor < 0]):
+    groups.single = [p for p in products if p.tensor is not None]
+    for meeting in _meetings([p for p in products if p.tensor is None]):
         if len(meeting.products) > _FEW:
             groups.meetings.append(meeting)
         else:
@@ -182,7 +188,7 @@ def group(plan: Plan, work: RegionWork, layout: TotalsLayout) -> Groups:
 
 
 def _product(
-    plan: Plan, pair: PairWork, stretch: Stretch, layout: TotalsLayout, tensor_lag: int = -1
+    plan: Plan, pair: PairWork, stretch: Stretch, layout: TotalsLayout, tensor: int | None = None
 ) -> Product:
     declared = plan.rows.pairs[pair.number]
     return Product(
@@ -193,7 +199,7 @@ def _product(
         stop=stretch.stop,
         total=layout.totals[pair.number] + stretch.column,
         stride=len(declared.lags),
-        tensor=-1 if tensor_lag < 0 else layout.tensors[pair.number] + tensor_lag,
+        tensor=tensor,
         tensor_stride=len(declared.tensor_lags),
     )
 

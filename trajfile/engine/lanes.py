@@ -9,7 +9,7 @@ any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from trajfile.engine.plan import Plan
 from trajfile.engine.products import Sums, empty_sums
 from trajfile.engine.schedule import RegionWork, Stretch
 from trajfile.engine.staging import Part
-from trajfile.engine.totals import TotalsLayout
+from trajfile.engine.totals import Own, TotalsLayout
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,19 +124,18 @@ class Lane:
             band.tensors[tensor] = self.machine.zeros((len(band.total), lags))
         return band.tensors[tensor]
 
-    def add_tensor(self, work: RegionWork, tensor: str, values: NDArray[Any]) -> None:
+    def add_tensor(self, own: Mapping[int, Own], tensor: str, values: NDArray[Any]) -> None:
         """Add a tensor's products of all pairs of a region.
 
         Args:
-            work: What was formed in the region.
+            own: Where those of each pair lie.
             tensor: The tensor.
-            values: Its products, laid out as `TotalsLayout` says.
+            values: Its products.
         """
-        for pair in work.pairs:
-            if pair.single:
-                sums = self.tensor(pair.number, tensor)
-                start = self.layout.tensors[pair.number]
-                sums += values[start : start + sums.size].reshape(sums.shape)
+        for number, place in own.items():
+            some = values[place.offset : place.offset + place.rows * place.lags]
+            sums = self.tensor(number, tensor)
+            sums[place.first : place.first + place.rows] += some.reshape(place.rows, place.lags)
 
     def end_tile(self) -> None:
         """Add the bands of a tile to the sums."""

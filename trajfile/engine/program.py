@@ -7,7 +7,7 @@ multiplied, step by step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from trajfile.engine.plan import Plan
 from trajfile.engine.rings import Code, rings
 from trajfile.engine.rows import Index
 from trajfile.engine.schedule import RegionWork, carried_rows
-from trajfile.engine.totals import TotalsLayout
+from trajfile.engine.totals import Own, TotalsLayout, own_layout
 
 #: Left rows of a band that are multiplied at a time: a multiple of the three that go together.
 _BAND_ROWS = 48
@@ -38,6 +38,8 @@ class Program:
         scratch_rows: Scratch rows in all.
         code: See `trajfile.engine.tables`.
         masks: Rows asked for at each lag of a band.
+        own: For each pair where a tensor's own sums lie.
+        own_size: Elements of a tensor's own sums.
     """
 
     tracks: dict[int, tuple[int, int]]
@@ -47,6 +49,8 @@ class Program:
     scratch_rows: int
     code: Code
     masks: Index
+    own: Mapping[int, Own]
+    own_size: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ class _Maker:
         layout: TotalsLayout,
     ) -> None:
         self.plan, self.block, self.work = plan, block, work
-        self.groups = group(plan, work, layout)
+        self.own, self.own_size = own_layout(plan, work)
+        self.groups = group(plan, work, layout, self.own)
         self.rows = len(plan.rows.references)  # these come first
         self.ready: list[NDArray[np.float64]] = [np.zeros(self.rows)]
         self.formed: list[_Rows] = []
@@ -151,6 +156,8 @@ class _Maker:
             scratch_rows=used,
             code=code,
             masks=np.array(self.masks, np.int64).reshape(len(self.masks), 2),
+            own=self.own,
+            own_size=self.own_size,
         )
 
     def _place(self, rows: _Rows, ready: NDArray[np.float64]) -> _Rows:
