@@ -160,3 +160,24 @@ def test_a_reader_that_meets_records_out_of_order_looks_again(tmp_path: Path, mo
     with trajfile.open(path) as run:
         assert met
         assert run.steps("params").tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("step", [0, 7, 2**63 - 1, -3])
+def test_a_record_covers_the_keys_of_its_rows(step: int) -> None:
+    """A step below zero is met where a damaged file is repaired, and refused later, by name."""
+    from trajfile.containers.base import Commit, Rows
+    from trajfile.containers.commit_rows import records_of
+    from trajfile.containers.record import Record, keys_crc, valid_records
+    from trajfile.schema import Manifest, StreamSpec
+
+    manifest = Manifest((StreamSpec("params", ()), StreamSpec("gradient_samples", ())))
+    rows = {"params": Rows({}), "gradient_samples": Rows({}, np.arange(3, dtype=np.int32))}
+    before = Record.empty(2)
+    none = np.empty((0, 0))
+    (record,) = records_of([Commit(step, rows, wall_ns=5)], manifest, before, none)
+    steps = np.full(3, step, np.int64)
+    assert record.rows == (1, 3)
+    assert record.keys_crcs == (keys_crc(steps[:1], None), keys_crc(steps, np.arange(3)))
+    encoded = record.encode()
+    assert valid_records(encoded).all()
+    assert Record.decode(encoded[0]) == record

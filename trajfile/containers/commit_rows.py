@@ -162,7 +162,7 @@ def _record_of(
 ) -> Record:
     """The record of a commit, whose scalars are `values`, after the record before."""
     rows, crcs = list(before.rows), list(before.keys_crcs)
-    alone = commit.step.to_bytes(8, "little")
+    alone = int(commit.step).to_bytes(8, "little", signed=True)
     for name, added in commit.rows.items():
         number = index[name]
         if added.samples is None:
