@@ -25,7 +25,7 @@ from trajfile.containers import (
     zarr_metadata,
 )
 from trajfile.convert import convert
-from trajfile.engine import direct, shape, stream
+from trajfile.engine import direct, running, shape
 from trajfile.engine.device import Machine
 from trajfile.engine.needs import Inner, LayerLaw, LayerPair
 from trajfile.engine.stream import conclude_pass, run_part, run_pass
@@ -60,14 +60,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each tile whether it was read piece by piece."""
     tiles: list[bool] = []
-    pieces = stream._Pass._pieces
+    pieces = running.Pass._pieces
 
     def noted(*args: object) -> object:
         found = pieces(*args)
         tiles.append(found is not None)
         return found
 
-    monkeypatch.setattr(stream._Pass, "_pieces", noted)
+    monkeypatch.setattr(running.Pass, "_pieces", noted)
     return tiles
 
 
@@ -144,7 +144,7 @@ def test_other_ways_of_reading_give_the_same(
     assert all(used)
     used.clear()
     if form == "staged":
-        monkeypatch.setattr(stream, "direct", lambda *args: None)
+        monkeypatch.setattr(running, "direct", lambda *args: None)
     elif form == "zstd":
         path = record(dense, tmp_path / "packed.h5", compression="zstd")
     else:
@@ -188,7 +188,7 @@ def test_selected_steps_and_tensors(
     found = some()
     assert any(used)
     used.clear()
-    monkeypatch.setattr(stream, "direct", lambda *args: None)
+    monkeypatch.setattr(running, "direct", lambda *args: None)
     other = some()
     assert not any(used)
     agree(found, other, 1e-5)
@@ -214,7 +214,7 @@ def test_a_tensor_that_joins_later(
     needs = [need for need in NEEDS if isinstance(need, Inner)]
     found = passed(path, needs)
     assert any(used)
-    monkeypatch.setattr(stream, "direct", lambda *args: None)
+    monkeypatch.setattr(running, "direct", lambda *args: None)
     agree(found, passed(path, needs), 1e-5)
 
 
@@ -252,7 +252,7 @@ def test_a_flipped_bit_is_found_wherever_it_is_and_told_as_before(
             with pytest.raises(Damaged) as caught:
                 passed(path, needs)
             told.setdefault(place, set()).add((str(caught.value), caught.value.rule))
-        monkeypatch.setattr(stream, "direct", lambda *args: None)
+        monkeypatch.setattr(running, "direct", lambda *args: None)
     assert all(len(words) == 1 for words in told.values())
     assert len(told) == len(set(places))
 

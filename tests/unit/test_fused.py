@@ -178,7 +178,7 @@ def test_every_bit_is_the_same_on_any_number_of_threads():
 
 
 def test_without_the_compiler_the_pass_goes_the_general_way(monkeypatch):
-    monkeypatch.setattr("trajfile.engine.stream.kernels", lambda: None)
+    monkeypatch.setattr("trajfile.engine.running.kernels", lambda: None)
     dense = run("f4", rows=12)
     found, _, done = compiled(dense, NEEDS[:1], monkeypatch)
     assert not done
