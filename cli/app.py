@@ -20,6 +20,9 @@ from .exits import guarded
 #: The verbs, in the order in which ``--help`` lists them; each is a module of `commands`.
 VERBS = ("info", "analyze", "validate", "repair", "audit", "convert", "export", "metrics")
 
+#: Those that are over in a moment, and in which no code of a user runs.
+_BRIEF = {"info", "metrics", "--help", "-h", "--version"}
+
 
 def build(verbs: Sequence[str] = VERBS) -> typer.Typer:
     """The command line.
@@ -72,9 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always; with an exit code as `trajfile_cli.exits` defines them.
     """
-    # At the end all that is left is looked through for cycles, several times, to no one's use.
-    atexit.register(gc.freeze)
     given = [*(sys.argv[1:] if argv is None else argv)]
+    if given[:1] and given[0] in _BRIEF:
+        # Else at the end all that is left is looked through for cycles, for as long as they take.
+        atexit.register(gc.freeze)
     verbs = given[:1] if given[:1] and given[0] in VERBS else VERBS
     command = typer.main.get_command(build(verbs))
     guarded(command.main)(args=given, prog_name="trajfile")

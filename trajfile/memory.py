@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -18,8 +17,8 @@ Bytes = NDArray[np.uint8]
 
 #: Less than one large page comes from the allocator.
 _LARGE = 2**21
-#: Pieces up to a size are cut from larger memory, and that many at most.
-_SMALL, _WHOLE, _PIECES = 2**18, 2**23, 512
+#: Pieces up to a size are cut from larger memory, that many at most, of so many sizes.
+_SMALL, _WHOLE, _PIECES, _SIZES = 2**18, 2**23, 512, 4
 
 
 def cleared(size: int) -> Bytes:
@@ -51,14 +50,15 @@ class Pool:
     def __init__(self, limit: int = 0):
         self._limit = limit
         self._free: dict[int, list[Bytes]] = {}  # by size, the longest unused size first
-        self._uncut: dict[int, Iterator[Bytes]] = {}  # by size, pieces that nobody had yet
+        self._uncut: dict[int, list[Bytes]] = {}  # by size, pieces that nobody had yet
         self._used = self._kept = 0
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Bytes held, in use and free."""
-        return self._used + self._kept
+        uncut = sum(size * len(pieces) for size, pieces in self._uncut.items())
+        return self._used + self._kept + uncut
 
     def lease(self) -> Lease:
         """Memory for one purpose, given back together."""
@@ -79,13 +79,14 @@ class Pool:
                 return self._drop(size)
             while self._free and self.nbytes > self._limit:
                 self._drop(next(iter(self._free)))
-            piece = next(self._uncut.get(size, iter(())), None)
-            if piece is None and 0 < size <= _SMALL:
+            pieces = self._uncut.get(size, [])
+            if not pieces and 0 < size <= _SMALL and len({*self._uncut, size}) <= _SIZES:
                 count = min(_PIECES, min(_WHOLE, self._limit - self.nbytes) // size)
                 if count > 1:
-                    self._uncut[size] = _cut(size, count)
-                    piece = next(self._uncut[size])
-        return cleared(size) if piece is None else piece
+                    pieces = self._uncut[size] = _cut(size, count)
+            if pieces:
+                return pieces.pop()
+        return cleared(size)
 
     def _drop(self, size: int) -> Bytes:
         """Let go of a free piece of a size that there is."""
@@ -112,10 +113,10 @@ class Pool:
                     self._kept += piece.nbytes
 
 
-def _cut(size: int, count: int) -> Iterator[Bytes]:
-    """Pieces of memory side by side, in as few large pages as there can be."""
+def _cut(size: int, count: int) -> list[Bytes]:
+    """Pieces of memory side by side, in as few large pages as can be; the last comes first."""
     whole = cleared(size * count)
-    return (whole[start : start + size] for start in range(0, len(whole), size))
+    return [whole[start : start + size] for start in reversed(range(0, len(whole), size))]
 
 
 class Lease:

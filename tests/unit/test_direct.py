@@ -280,11 +280,11 @@ def test_what_cannot_be_read_once_is_refused(
     path = record(a_run(), tmp_path / "run.h5")
     with monkeypatch.context() as once:
         once.setattr(stored.Pieces, "fetch", lambda *args: False)
-        with pytest.raises(Damaged, match="changed while it was read"):
+        with pytest.raises(Damaged, match="could not be read, and then could"):
             passed(path)
     with monkeypatch.context() as once:
         once.setattr(stored.Stored, "holds", lambda *args: False)
-        with pytest.raises(Damaged, match="changed while it was read"):
+        with pytest.raises(Damaged, match="changed meanwhile"):
             passed(path)
 
 

@@ -20,6 +20,12 @@ from trajfile.engine.stream import run_pass
 
 pytest.importorskip("numba")
 
+from trajfile.containers import kernels as container_kernels
+from trajfile.containers import kernels_read
+from trajfile.containers.compiling import compiler
+from trajfile.engine import kernels as compiled_kernels
+from trajfile.engine import loops
+
 NEEDS = [need for need in EVERYTHING if isinstance(need, (Inner, SampleGram))]
 WIDER = SHAPES | {"big": (37, 45)}
 
@@ -192,6 +198,26 @@ def test_where_compiling_is_forbidden_there_are_no_kernels(monkeypatch):
     checksum.forbid_compiling()
     assert not checksum.prepare()
     assert kernels() is None
+
+
+def test_what_was_compiled_is_not_used_for_other_sources(tmp_path):
+    """Numba looks at the file of a function alone, not at those of what it calls."""
+    other = tmp_path / "other.py"
+    names = []
+    for text in ("A = 1", "A = 1", "A = 2"):
+        other.write_text(text)
+
+        def function(x):
+            return x
+
+        names.append(compiler(__file__, str(other))(function).py_func.__qualname__)
+    assert names[0] == names[1] != names[2]
+    for made, sources in (
+        (compiled_kernels.multiply, (compiled_kernels, loops, tables)),
+        (kernels_read.add, (kernels_read, container_kernels)),
+    ):
+        mark = compiler(*(module.__file__ for module in sources))(lambda: None).py_func.__qualname__
+        assert made.py_func.__qualname__.split("_")[-1] == mark.split("_")[-1]
 
 
 def test_shares_of_a_lane_are_taken_in_order_and_others_need_not_wait():

@@ -16,7 +16,7 @@ import pytest
 
 import trajfile
 from trajfile import recording
-from trajfile.containers import ahead, checksum, hdf5_direct, store
+from trajfile.containers import ahead, checksum, hdf5, hdf5_direct, hdf5_lanes, store
 from trajfile.containers.scattered import Scattered
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +179,66 @@ def test_what_is_left_half_way_keeps_its_memory() -> None:
     other = some()
     assert not any(np.shares_memory(first, memory) for memory in other)
     left.close()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+@pytest.mark.parametrize("background", [False, True])
+def test_a_tensor_without_elements_hides_none_in_whatever_order_they_come(
+    suffix: str, background: bool, tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"run{suffix}"
+    values, empty = np.arange(1.0, 251.0), np.empty((0, 3))
+    row = {"first": values[:50], "empty": empty, "last": values}
+    with trajfile.Writer(path, background=background) as writer:
+        for step in range(2):
+            writer.append(step, params=dict([*row.items()][:: 1 if step == 0 else -1]))
+    with trajfile.open(path) as run:
+        for name, value in row.items():
+            for found in run["params"][name][:]:
+                np.testing.assert_array_equal(found, value)
+
+
+def test_shuffled_chunks_that_are_not_compressed_are_no_plain_ones(
+    tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    """The format allows them, though trajfile makes none."""
+    create = hdf5._create_array
+
+    class Shuffling:
+        DATASET_CREATE = h5py.h5p.DATASET_CREATE
+
+        @staticmethod
+        def create(kind: Any) -> Any:
+            plist = h5py.h5p.create(kind)
+            if kind == h5py.h5p.DATASET_CREATE:
+                plist.set_shuffle()
+            return plist
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(h5py.h5p, name)
+
+    def shuffled(file: Any, spec: Any, compression: Any) -> None:
+        with large.context() as one:
+            if spec.lane:
+                one.setattr(hdf5, "h5p", Shuffling())
+            create(file, spec, compression)
+
+    large.setattr(hdf5, "_create_array", shuffled)
+    large.setattr(hdf5_lanes, "_DIRECT_BYTES", 0)
+    path, values = tmp_path / "run.h5", np.random.default_rng(0).standard_normal((3, 250))
+    with trajfile.Writer(path) as writer:
+        for step, row in enumerate(values):
+            writer.append(step, params={"w": row.astype(np.float32)})
+    with h5py.File(path) as file:
+        lane = file["streams/params/float32"]
+        assert (lane.shuffle, lane.fletcher32, lane.compression) == (True, True, None)
+        np.testing.assert_array_equal(lane[:, :250], values.astype(np.float32))
+    with trajfile.open(path) as run:
+        np.testing.assert_array_equal(run["params"]["w"][:], values.astype(np.float32))
+    with trajfile.Writer(path, resume_step=1, mode="a") as writer:  # over what is there
+        writer.append(1, params={"w": values[2].astype(np.float32)})
+    with trajfile.open(path) as run:
+        np.testing.assert_array_equal(run["params"]["w"][1], values[2].astype(np.float32))
 
 
 ENDS = """

@@ -98,9 +98,11 @@ class CommitRows:
             runs = extents(spec, lane, slice(start, start + len(steps)))
             extent = max((run.columns for run in runs), default=0)
             lease = self._joint.lease()
-            joined = _joined([rows.lanes[lane] for _, rows in added], extent, lease)
-            self._store.write(keys[-1], start, joined)
-            lease.end()
+            try:
+                joined = _joined([rows.lanes[lane] for _, rows in added], extent, lease)
+                self._store.write(keys[-1], start, joined)
+            finally:
+                lease.end()
         keys.append(stream_key(spec.name, "step"))
         self._store.save(keys[-1], start, steps)
         samples = [rows.samples.astype(np.int32) for _, rows in added if rows.samples is not None]

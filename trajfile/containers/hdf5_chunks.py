@@ -57,18 +57,17 @@ def decode_chunk(
     verify(payload, data[-4:])
     compression = compression_of(filters)
     flat = out.view(np.uint8)
-    if compression is None:
-        if len(payload) != len(flat):
-            raise PackingError(f"a chunk has {len(payload)} bytes where {len(flat)} are due")
-        flat[...] = payload
-        return
+    if compression is None and len(payload) != len(flat):
+        raise PackingError(f"a chunk has {len(payload)} bytes where {len(flat)} are due")
+    shuffled = h5z.FILTER_SHUFFLE in filters and out.dtype.itemsize > 1
     with at("decode"):
-        if h5z.FILTER_SHUFFLE not in filters or out.dtype.itemsize == 1:
-            decompress(payload, compression, flat)
-            return
-        planes = scratch("planes", len(flat))
-        decompress(payload, compression, planes)
-        unshuffle(planes.reshape(out.dtype.itemsize, -1), out)
+        planes = scratch("planes", len(flat)) if shuffled else flat
+        if compression is None:
+            planes[...] = payload
+        else:
+            decompress(payload, compression, planes)
+        if shuffled:
+            unshuffle(planes.reshape(out.dtype.itemsize, -1), out)
 
 
 def encode_chunk(chunk: NDArray[np.generic], filters: tuple[int, ...]) -> bytes:

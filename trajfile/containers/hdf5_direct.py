@@ -34,11 +34,11 @@ class DirectWriter:
             values: The rows.
 
         Returns:
-            False for small or compressed chunks, and until much was written: loading the compiler
-            takes time.
+            False for chunks that are small or pass through more filters than the checksum, and
+            until much was written: loading the compiler takes time.
         """
         size = lane.height * lane.width * values.dtype.itemsize
-        if lane.compression is not None or size < DIRECT_BYTES or size % 2:
+        if not lane.plain or size < DIRECT_BYTES or size % 2:
             return False
         self._wanted += values.nbytes
         return checksum.compiled() or (self._wanted >= checksum.LARGE_BYTES and checksum.prepare())

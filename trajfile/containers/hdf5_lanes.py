@@ -46,6 +46,8 @@ class Lane:
     ):
         self.height, self.width = (int(n) for n in dataset.get_create_plist().get_chunk())
         self.compression = compression_of(filters)
+        #: Whether elements lie in the file as they are, with a checksum behind each chunk.
+        self.plain = filters == (h5z.FILTER_FLETCHER32,)
         self._dataset = dataset
         self._filters = filters
         self._damaged = damaged
@@ -89,13 +91,9 @@ class Lane:
         self._check_present(rows, columns)
         try:
             target = out[:, first : first + columns.stop - columns.start]
-            if (
-                self.compression is None
-                and self._small(out)
-                and self._gather(rows, columns, target)
-            ):
+            if self.plain and self._small(out) and self._gather(rows, columns, target):
                 return
-            if self.compression is None and not self._direct(out):
+            if self.compression is None and not (self.plain and self._direct(out)):
                 space = select(self._dataset, (rows, columns))
                 memory = in_memory(out, (rows, columns), first)
                 with at("read"):  # and verify, which the library does by itself
@@ -110,8 +108,12 @@ class Lane:
 
     def stored(self, rows: NDArray[np.int64], columns: slice, item: int) -> Stored | None:
         """Where the chunks of a block lie, if they are plain; see `ArrayStore.stored`."""
-        plain = self.height == 1 and self._filters == (h5z.FILTER_FLETCHER32,)
-        if not plain or self._descriptor is None or self.width * item < _DIRECT_BYTES:
+        if (
+            self.height > 1
+            or not self.plain
+            or self._descriptor is None
+            or self.width * item < _DIRECT_BYTES
+        ):
             return None
         shape = self._dataset.shape
         if rows[-1] >= shape[0] or columns.stop > shape[1]:

@@ -157,16 +157,18 @@ class Hdf5Store:
                 shape = dataset.shape
                 if stop > shape[0]:
                     dataset.set_extent((stop, *shape[1:]))
-                if len(values) and inside.stop > inside.start:
-                    self._write(part, start, values, inside, outside)
+                if not len(values) or inside.stop == inside.start:
+                    continue
+                lane = self._datasets.lanes.get(part)
+                if lane is not None and self._direct.suits(lane, values):
+                    self._direct.write(dataset, lane, (start, inside.start), values, outside)
+                    continue
+                values = laid_out(values)  # for this part and those to come
+                self._write(part, start, values, inside, outside)
 
-    def _write(self, part: str, start: int, values: Given, inside: slice, outside: slice) -> None:
-        """Write what falls into one dataset, which is large enough."""
+    def _write(self, part: str, start: int, rows: Array, inside: slice, outside: slice) -> None:
+        """Write what falls into one dataset, which is large enough, by the library."""
         dataset, lane = self._datasets.get(part), self._datasets.lanes.get(part)
-        if lane is not None and self._direct.suits(lane, values):
-            self._direct.write(dataset, lane, (start, inside.start), values, outside)
-            return
-        rows = laid_out(values)
         if lane is not None and start < self._left.get(part, 0):
             for row, bits in enumerate(bits_of(rows)[:, outside], start):
                 lane.write_over(row, bits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from trajfile.containers.compiling import compiler
+
 _BLOCK = 256
 
 
@@ -88,17 +90,11 @@ _SCATTER = numba.int64(
 
 _BYTES = numba.types.Array(numba.uint8, 1, "C")
 
+compiled = compiler(__file__)
 
-def _compiled(signature, function):
-    try:
-        return numba.njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:  # no place to keep what was compiled
-        return numba.njit(signature, nogil=True)(function)
-
-
-fletcher = _compiled(_SIGNATURE, _fletcher)
-scatter = _compiled(_SCATTER, _scatter)
+fletcher = compiled(_fletcher, _SIGNATURE)
+scatter = compiled(_scatter, _SCATTER)
 unshuffle = {
-    2: _compiled(numba.void(_BYTES, numba.types.Array(numba.uint16, 1, "C")), _unshuffle2),
-    4: _compiled(numba.void(_BYTES, numba.types.Array(numba.uint32, 1, "C")), _unshuffle4),
+    2: compiled(_unshuffle2, numba.void(_BYTES, numba.types.Array(numba.uint16, 1, "C"))),
+    4: compiled(_unshuffle4, numba.void(_BYTES, numba.types.Array(numba.uint32, 1, "C"))),
 }

@@ -11,6 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from trajfile.containers import kernels
+from trajfile.containers.compiling import compiler
 from trajfile.containers.kernels import fletcher
 
 #: Columns of a table of blocks: the file, the columns of the piece's owner that the block holds,
@@ -154,19 +156,10 @@ _SUMS = numba.types.Array(numba.uint64, 1, "C")
 _NUMBER = numba.int64
 _TABLE = numba.types.Array(numba.int64, 2, "C", readonly=True)
 
+compiled = compiler(__file__, kernels.__file__)
 
-def _compiled(signature, function):
-    try:
-        return numba.njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError:  # no place to keep what was compiled
-        return numba.njit(signature, nogil=True)(function)
-
-
-read = _compiled(numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64), _read)
-fetch = _compiled(
-    numba.boolean(_TABLE, _ADDRESSES, _NUMBER, _NUMBER, _BYTES, _NUMBER),
-    _fetch,
-)
-add = _compiled(numba.void(_TABLE, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS), _add)
-settle = _compiled(_NUMBER(_NUMBER, _ADDRESSES, *(_NUMBER,) * 3, _SUMS, _SUMS), _settle)
-announce = _compiled(numba.void(_NUMBER, _ADDRESSES, _NUMBER), _announce)
+read = compiled(_read, numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64))
+fetch = compiled(_fetch, numba.boolean(_TABLE, _ADDRESSES, _NUMBER, _NUMBER, _BYTES, _NUMBER))
+add = compiled(_add, numba.void(_TABLE, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS))
+settle = compiled(_settle, _NUMBER(_NUMBER, _ADDRESSES, *(_NUMBER,) * 3, _SUMS, _SUMS))
+announce = compiled(_announce, numba.void(_NUMBER, _ADDRESSES, _NUMBER))

@@ -34,8 +34,9 @@ class Scattered:
     ):
         self.shape, self.dtype = shape, dtype
         self.nbytes = shape[0] * shape[1] * dtype.itemsize
-        self._starts = [start for start, _ in parts]
-        self._bits = [bits_of(part) for _, part in parts]
+        # An empty part begins where the next one does, and would hide it.
+        self._starts = [start for start, part in parts if part.shape[1]]
+        self._bits = [bits_of(part) for _, part in parts if part.shape[1]]
 
     def __len__(self) -> int:
         """Number of rows."""

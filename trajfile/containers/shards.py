@@ -7,7 +7,7 @@ missing chunk from one that holds the fill value, and bounds what a chunk may in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -77,7 +77,7 @@ class ShardLayout:
 
 def encode_shard(
     values: Given, rows: slice, columns: slice, layout: ShardLayout
-) -> Iterator[bytes | Bits]:
+) -> Generator[bytes | Bits, None, None]:
     """Cut the part of some rows that falls into one shard into chunks, and index them.
 
     Args:

@@ -138,7 +138,9 @@ class ZarrStore(ABC):
             for left in range(0, width, lane.columns):
                 part = slice(left, min(left + lane.columns, width))
                 place = self._shard(key, band, (column + left) // lane.columns)
-                self._files.put(place, encode_shard(values, rows, part, lane), once=True)
+                # Closed at once where writing is refused, whoever keeps the error.
+                with contextlib.closing(encode_shard(values, rows, part, lane)) as parts:
+                    self._files.put(place, parts, once=True)
         self._rows[key] = start + len(values)
 
     def chunk_columns(self, key: str) -> int:

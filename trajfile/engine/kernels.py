@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from trajfile.containers.compiling import compiler
+from trajfile.engine import loops, tables
 from trajfile.engine.loops import (
+    FAST,
     advance,
     advance_two,
-    compiled,
     copy,
     dot,
     one_by_six,
@@ -55,6 +57,8 @@ from trajfile.engine.tables import (
     TWO_BY_SIX,
     WIDEN,
 )
+
+compiled = compiler(__file__, loops.__file__, tables.__file__, fastmath=FAST)
 
 
 @compiled

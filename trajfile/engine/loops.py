@@ -7,25 +7,14 @@ Sums are float32; whoever calls adds them up in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 
-F = TypeVar("F", bound=Callable[..., Any])
+from trajfile.containers.compiling import compiler
 
-# Sums may be reordered; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "nsz"}
+#: Sums may be reordered; NaN and infinity keep their meaning.
+FAST = {"reassoc", "contract", "nsz"}
 
-
-def compiled(function: F) -> F:
-    """Compile a function, to run without Python's lock; what comes of it is kept if it can be."""
-    try:
-        return cast(F, numba.njit(nogil=True, fastmath=_FAST, cache=True)(function))
-    except RuntimeError:  # no place to keep what was compiled
-        return cast(F, numba.njit(nogil=True, fastmath=_FAST)(function))
-
+compiled = compiler(__file__, fastmath=FAST)
 
 # Offsets are made unsigned everywhere: a signed index would have to be looked at, whether it counts
 # from the end.

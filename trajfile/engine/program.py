@@ -179,16 +179,13 @@ class _Maker:
         count = carried + upto - before
         return self._place(_Rows(0, count, before - carried), np.arange(count) / max(1, count))
 
-    def _write(
-        self, kind: int, rows: Sequence[Index], into: Sequence[int] = (), mute: Sequence[int] = ()
-    ) -> Code:
+    def _write(self, kind: int, rows: Sequence[Index], into: Sequence[int] = ()) -> Code:
         """Write instructions of a kind.
 
         Args:
             kind: The kind.
             rows: For each place of a row the rows that take it, all of one length.
             into: The places of rows that are formed.
-            mute: The places of rows that are not waited for.
 
         Returns:
             The instructions, their sums still to be filled in.
@@ -199,7 +196,7 @@ class _Maker:
         for place, row in enumerate(rows):
             code[:, t.ROWS + place] = row
         ready = np.concatenate(self.ready)
-        waits = [rows[place] for place in range(len(rows)) if place not in {*into, *mute}]
+        waits = [rows[place] for place in range(len(rows)) if place not in into]
         times = np.max([ready[row] for row in waits], axis=0, initial=0.0)
         for place in into:
             ready[rows[place]] = times

@@ -213,19 +213,18 @@ class Pass:
         try:
             worker.multiply(tile, lane, self.stop)
         except UnreadError:
-            self._refuse(tile)
+            self._refuse(tile, "could not be read, and then could")
 
     def _check(self, tile: Tile) -> None:
         """Refuse a tile that was read piece by piece and does not match its checksums."""
         if tile.direct is not None and not self.stop.is_set() and not tile.direct.holds():
-            self._refuse(tile)
+            self._refuse(tile, "failed a checksum, and then held it: it changed meanwhile")
 
-    def _refuse(self, tile: Tile) -> NoReturn:
-        """Say what is wrong with a tile, as reading it whole does."""
+    def _refuse(self, tile: Tile, found: str) -> NoReturn:
+        """Say what is wrong with a tile, as reading it whole does; or what was found at first."""
         self._read(tile)
         raise Damaged(
-            f"{self.container.path} changed while it was read: it failed a checksum, and then held "
-            "it; try again when no other program writes to it",
+            f"{self.container.path} {found}; try again when no other program writes to it",
             path=self.container.path,
             rule="SUM-003",
         )

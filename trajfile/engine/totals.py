@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trajfile.engine.plan import Plan
 from trajfile.engine.schedule import RegionWork
+from trajfile.errors import ResourceError
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,17 @@ class TotalsLayout:
 
 
 def totals_layout(plan: Plan) -> TotalsLayout:
-    """The layout for the pairs of a plan."""
+    """The layout for the pairs of a plan.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ResourceError: If there are 2³¹ sums or more.
+    """
     totals, rows = [], []
     total_size = 0
     for pair in plan.rows.pairs:
@@ -32,6 +43,11 @@ def totals_layout(plan: Plan) -> TotalsLayout:
         totals.append(total_size)
         rows.append(length)
         total_size += length * len(pair.lags)
+    if total_size >= 2**31:  # programs count in 32 bits
+        raise ResourceError(
+            f"the pass would add up {total_size} products, more than 2³¹: select fewer steps",
+            needed=8 * total_size,
+        )
     return TotalsLayout(tuple(totals), total_size, tuple(rows))
 
 
