@@ -77,9 +77,12 @@ class Pool:
             self._used += size
             if size in self._free:
                 return self._drop(size)
-            while self._free and self.nbytes > self._limit:
-                self._drop(next(iter(self._free)))
             pieces = self._uncut.get(size, [])
+            while not pieces and self.nbytes > self._limit and (self._free or self._uncut):
+                if self._free:
+                    self._drop(next(iter(self._free)))
+                else:
+                    self._uncut.popitem()
             if not pieces and 0 < size <= _SMALL and len({*self._uncut, size}) <= _SIZES:
                 count = min(_PIECES, min(_WHOLE, self._limit - self.nbytes) // size)
                 if count > 1:

@@ -175,7 +175,7 @@ def test_memory_of_steps_that_a_failure_dropped_is_not_counted_for_ever(path, mo
         assert Journal.append_some is append_some
         writer.append(0, params=row)
         writer.flush()
-        assert writer._committing._pool._used == 4000
+        assert writer._committing._pool._used == 0
 
 
 FILLS_THE_DISK = """

@@ -210,7 +210,7 @@ def test_shuffled_chunks_that_are_not_compressed_are_no_plain_ones(
         @staticmethod
         def create(kind: Any) -> Any:
             plist = h5py.h5p.create(kind)
-            if kind == h5py.h5p.DATASET_CREATE:
+            if kind is h5py.h5p.DATASET_CREATE:
                 plist.set_shuffle()
             return plist
 
