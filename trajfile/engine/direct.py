@@ -27,10 +27,11 @@ from trajfile.stopwatch import at
 
 #: Bytes of a piece: with what another worker holds it stays in the last cache they share.
 PIECE_BYTES = 9 * 2**19
-#: Columns of a piece are a multiple of this, what the kernels take at a time.
-UNIT = 1024
+#: Columns of a piece are a multiple of the first, what the kernels take at a time; if there is
+#: no room for so many, of the second.
+UNIT, LEAST_UNIT = 1024, 64
 #: Bytes of a row that are worth a call of the system.
-LEAST_BYTES = 2**12
+LEAST_BYTES = 2**11
 #: Rows lie an odd number of cache lines apart, so that they do not all compete for one cache set.
 _LINE = 64
 
@@ -153,7 +154,8 @@ def direct(
     counts = {part.stream: part.rows for part in parts}
     # A cache line more for each row: see `_LINE`.
     free = min(room, PIECE_BYTES) - _LINE * sum(counts.values())
-    columns = free // sum(items[stream] * counts[stream] for stream in items) // UNIT * UNIT
+    columns = free // sum(items[stream] * counts[stream] for stream in items)
+    columns = columns // UNIT * UNIT or columns // LEAST_UNIT * LEAST_UNIT
     if min(columns, widest) * min(items.values()) < LEAST_BYTES:
         return None
     rows, end = {}, 0
