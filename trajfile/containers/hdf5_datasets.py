@@ -11,10 +11,11 @@ from h5py import h5d, h5p, h5s
 
 from trajfile.containers.hdf5_attributes import read_text
 from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
-from trajfile.containers.hdf5_lanes import Lane
+from trajfile.containers.hdf5_lanes import THREADS, Lane
 from trajfile.containers.hdf5_open import check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, SCALAR_VALUE, ArraySpec
+from trajfile.containers.threads import Threads
 from trajfile.errors import Damaged
 
 
@@ -50,6 +51,7 @@ class Datasets:
         self._writable = writable
         self._filters: dict[str, tuple[int, ...]] = {}
         self._wide: dict[str, int] = {}  # lanes that can widen: columns of the first dataset
+        self._threads = Threads(THREADS, "trajfile-hdf5")
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
@@ -91,6 +93,7 @@ class Datasets:
 
     def forget(self) -> None:
         """Let go of all of them."""
+        self._threads.close()
         self.opened.clear()
         self.lanes.clear()
 
@@ -154,6 +157,7 @@ class Datasets:
                 filters,
                 lambda what, rule: self.damaged(spec.key, what, rule),
                 self._descriptor(),
+                self._threads,
             )
         except ValueError as error:
             raise self.wrong(spec.key, str(error), "H5-007") from error

@@ -16,10 +16,11 @@ from trajfile.containers.hdf5_small import Small
 from trajfile.containers.packing import PackingError
 from trajfile.containers.scratch import scratch
 from trajfile.containers.stored import Stored, stored
+from trajfile.containers.threads import Threads
 from trajfile.stopwatch import at
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
-_THREADS = max(4, min(8, os.cpu_count() or 1))
+THREADS = max(4, min(8, os.cpu_count() or 1))
 _PARALLEL_BYTES = 2**21
 _MAX_CHUNKS_A_ROW = 2**24
 #: Smaller chunks are read faster by one call of the library than one by one.
@@ -35,6 +36,7 @@ class Lane:
         damaged: Makes the error for what is found wrong, given words and a rule's id.
         descriptor: The file, open, where chunks lie at the addresses that the library names;
             otherwise None.
+        threads: To read with.
     """
 
     def __init__(
@@ -42,7 +44,8 @@ class Lane:
         dataset: h5d.DatasetID,
         filters: tuple[int, ...],
         damaged: Callable[[str, str], Exception],
-        descriptor: int | None = None,
+        descriptor: int | None,
+        threads: Threads,
     ):
         self.height, self.width = (int(n) for n in dataset.get_create_plist().get_chunk())
         self.compression = compression_of(filters)
@@ -52,6 +55,7 @@ class Lane:
         self._filters = filters
         self._damaged = damaged
         self._descriptor = descriptor if hasattr(os, "preadv") else None
+        self._threads = threads
         self._present: NDArray[np.int64] | None = None
         self._skipping: set[int] = set()  # chunks that are stored without their checksum
         self._places = np.empty((0, 2), np.int64)  # of each present chunk: address and size
@@ -165,11 +169,7 @@ class Lane:
             for place in places:
                 unpack(place)
             return
-        from concurrent.futures import ThreadPoolExecutor
-
-        with at("wait"), ThreadPoolExecutor(_THREADS, "trajfile-hdf5") as pool:
-            for _ in pool.map(unpack, places):
-                pass
+        self._threads.each(unpack, places)
 
     def _gather(self, rows: slice, columns: slice, out: Array) -> bool:
         """Read many small chunks; False if they cannot be read this way."""
@@ -188,20 +188,11 @@ class Lane:
             jobs += ((small, stretch) for stretch in small.stretches())
         descriptor = self._descriptor
 
-        def work(some: list[tuple[Small, tuple[int, int]]]) -> None:
-            for small, stretch in some:
-                small.read(descriptor, stretch)
+        def work(job: tuple[Small, tuple[int, int]]) -> None:
+            small, stretch = job
+            small.read(descriptor, stretch)
 
-        # A stretch each would take as long to hand out as to read.
-        shares = [share for n in range(_THREADS) if (share := jobs[n::_THREADS])]
-        if len(shares) == 1:
-            work(shares[0])
-            return True
-        from concurrent.futures import ThreadPoolExecutor
-
-        with at("wait"), ThreadPoolExecutor(len(shares), "trajfile-hdf5") as pool:
-            for _ in pool.map(work, shares):
-                pass
+        self._threads.each(work, jobs)
         return True
 
     def _small(self, out: Array) -> bool:

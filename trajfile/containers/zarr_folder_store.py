@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trajfile.containers.folder import Folder, sync_folder
 from trajfile.containers.full_disk import full_disk_as_resource_error
 from trajfile.containers.identity import Attributes
+from trajfile.containers.threads import Threads
 from trajfile.containers.writer_lock import WriterLock
 from trajfile.containers.zarr_store import ZarrStore
-from trajfile.stopwatch import at
 
 _THREADS = 4
 _PARALLEL_BYTES = 2**23
@@ -43,7 +42,7 @@ class FolderStore(ZarrStore):
         self._aside = aside is not None
         self._power = power
         self._lock = WriterLock(root) if writable else None
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = Threads(_THREADS, "trajfile-zarr")
 
     def discard(self, key: str, rows: int) -> int:
         """Forget rows from ``rows`` on, and what a kill left half-written; count those of lanes."""
@@ -86,9 +85,7 @@ class FolderStore(ZarrStore):
 
     def close(self) -> None:
         """Trim the shapes to the rows, and let go of the folder."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._threads.close()
         super().close()
         if self._lock is not None:
             self._lock.close()
@@ -98,8 +95,4 @@ class FolderStore(ZarrStore):
             for band in bands:
                 read(band)
             return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="trajfile-zarr")
-        with at("wait"):
-            for _ in self._pool.map(read, bands):
-                pass
+        self._threads.each(read, bands)
