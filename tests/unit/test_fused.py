@@ -193,7 +193,6 @@ def test_without_the_compiler_the_pass_goes_the_general_way(monkeypatch):
 
 def test_where_compiling_is_forbidden_there_are_no_kernels(monkeypatch):
     monkeypatch.setattr(checksum, "_compiled", None)
-    monkeypatch.setattr(checksum, "_scatter", None)
     monkeypatch.setattr(checksum, "_tried", False)
     checksum.forbid_compiling()
     assert not checksum.prepare()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import trajfile
-from trajfile.containers import checksum, hdf5_lanes, hdf5_small, open_container
+from trajfile.containers import checksum, hdf5_lanes, hdf5_plain, open_container
 from trajfile.dtypes import numpy_dtype
 
 ROWS = 60
@@ -21,7 +21,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     if not checksum.prepare():
         pytest.skip("without Numba the library reads them")
     monkeypatch.setattr(hdf5_lanes, "_PARALLEL_BYTES", 0)
-    monkeypatch.setattr(hdf5_small, "STRETCH_BYTES", 20_000)
+    monkeypatch.setattr(hdf5_lanes, "_SHARE_BYTES", 20_000)
 
 
 def record(path: Path, dtype: object, columns: int = 501, gap: int = 0) -> Path:
@@ -51,12 +51,12 @@ def test_blocks_are_what_the_library_reads(
 ) -> None:
     path = record(tmp_path / "run.h5", dtype, gap=gap)
     used = []
-    scatter = checksum.scatter
-    monkeypatch.setattr(checksum, "scatter", lambda *a: used.append(1) or scatter(*a))
+    gather = hdf5_plain.gather
+    monkeypatch.setattr(hdf5_plain, "gather", lambda *a: used.append(1) or gather(*a))
     blocks = [(slice(0, ROWS), slice(0, 501)), (slice(3, 47), slice(100, 333))]
     found = [read(path, *block) for block in blocks]
-    assert bool(used) == (np.dtype(dtype).itemsize > 1)
-    monkeypatch.setattr(hdf5_lanes.Lane, "_small", lambda lane, out: False)
+    assert bool(used) == (np.dtype(dtype).itemsize > 1)  # 501 bytes are no 16-bit words
+    monkeypatch.setattr(hdf5_lanes.Lane, "_row_by_row", lambda lane, out: False)
     for block, values in zip(blocks, found, strict=True):
         np.testing.assert_array_equal(values, read(path, *block))
 

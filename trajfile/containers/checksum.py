@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 #: From so many bytes on it is worth the time to load the compiler.
@@ -17,7 +16,6 @@ _BLOCK = 2**15
 _WEIGHTS = np.arange(_BLOCK, 0, -1, dtype=np.float64)
 
 _compiled: Any = None
-_scatter: Any = None
 _unshuffle: dict[int, Any] = {}
 _tried = False
 
@@ -29,56 +27,25 @@ def prepare() -> bool:
         Whether checksums are compiled from now on; False where Numba is not installed, cannot
         keep what it compiled, or is forbidden.
     """
-    global _compiled, _scatter, _unshuffle, _tried
+    global _compiled, _unshuffle, _tried
     if not _tried and sys.byteorder == "little":
         _tried = True
         with suppress(ImportError, OSError):
-            from trajfile.containers.kernels import fletcher, scatter, unshuffle
+            from trajfile.containers.kernels import fletcher, unshuffle
 
-            _compiled, _scatter, _unshuffle = fletcher, scatter, unshuffle
+            _compiled, _unshuffle = fletcher, unshuffle
     return _compiled is not None
 
 
 def forbid_compiling() -> None:
     """Do without a compiler from now on: it writes files, which not every process may."""
-    global _compiled, _scatter, _unshuffle, _tried
-    _compiled, _scatter, _unshuffle, _tried = None, None, {}, True
+    global _compiled, _unshuffle, _tried
+    _compiled, _unshuffle, _tried = None, {}, True
 
 
 def compiled() -> bool:
     """Whether checksums are compiled."""
     return _compiled is not None
-
-
-def scatter(
-    region: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    size: int,
-    part: slice,
-    out: NDArray[Any],
-) -> bool:
-    """Verify chunks that lie in a region of a file, and copy a part of each to its row.
-
-    Only if checksums are `compiled`.
-
-    Args:
-        region: Bytes of the file, in memory of an even address.
-        starts: Where the chunks start in it, all even, int64, shape (chunks,).
-        rows: The row of `out` that each goes to.
-        size: Bytes of a chunk, even, without the checksum behind it.
-        part: Which bytes of each chunk are wanted, both ends even.
-        out: Shape (rows, columns); a row is as long as the part and contiguous.
-
-    Returns:
-        Whether all match their checksums.
-    """
-    words = region[: len(region) // 2 * 2].view(np.uint16)
-    first, count = part.start // 2, (part.stop - part.start) // 2
-    stride = out.strides[0] // 2
-    # All the memory that the rows lie in, so that the loop deals with one plain array.
-    into = as_strided(out.view(np.uint16), ((len(out) - 1) * stride + count,), (2,))
-    return int(_scatter(words, starts // 2, size // 2, rows * stride, into, first, count)) < 0
 
 
 def unshuffle(planes: NDArray[np.uint8], out: NDArray[Any]) -> None:

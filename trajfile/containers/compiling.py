@@ -24,11 +24,7 @@ def compiler(*sources: str | None, **options: Any) -> Callable[..., Any]:
     Returns:
         A function of a function, and of its signature if it is to be compiled at once.
     """
-    digest = hashlib.sha256()
-    for source in sources:
-        with suppress(OSError):  # where sources are missing, nothing is kept
-            digest.update(Path(source or "").read_bytes())
-    mark = "_" + digest.hexdigest()[:12]
+    mark = _mark(sources)
 
     def compiled(function: Any, signature: Any = None) -> Any:
         function.__qualname__ += mark
@@ -39,3 +35,32 @@ def compiler(*sources: str | None, **options: Any) -> Callable[..., Any]:
             return njit(signature, nogil=True, **options)(function)
 
     return compiled
+
+
+def callback(*sources: str | None) -> Callable[..., Any]:
+    """What compiles functions that a library of C calls.
+
+    Args:
+        sources: As of `compiler`.
+
+    Returns:
+        A function of a function and of its signature; what it gives has an ``address``.
+    """
+    mark = _mark(sources)
+
+    def compiled(function: Any, signature: Any) -> Any:
+        function.__qualname__ += mark
+        try:
+            return numba.cfunc(signature, cache=True)(function)
+        except RuntimeError:  # no place to keep what was compiled
+            return numba.cfunc(signature)(function)
+
+    return compiled
+
+
+def _mark(sources: tuple[str | None, ...]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        with suppress(OSError):  # where sources are missing, nothing is kept
+            digest.update(Path(source or "").read_bytes())
+    return "_" + digest.hexdigest()[:12]

@@ -9,19 +9,21 @@ import numpy as np
 from h5py import h5d, h5s, h5z
 from numpy.typing import NDArray
 
-from trajfile.containers import checksum
+from trajfile.containers import checksum, hdf5_plain
 from trajfile.containers.base import Array
-from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk, verify
-from trajfile.containers.hdf5_small import Small
+from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk
+from trajfile.containers.hdf5_places import stored_chunks
 from trajfile.containers.packing import PackingError
 from trajfile.containers.scratch import scratch
-from trajfile.containers.stored import Stored, stored
+from trajfile.containers.stored import Stored, announce, stored
 from trajfile.containers.threads import Threads
 from trajfile.stopwatch import at
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
 THREADS = max(4, min(8, os.cpu_count() or 1))
 _PARALLEL_BYTES = 2**21
+#: Bytes of plain chunks that a thread takes at a time.
+_SHARE_BYTES = 2**21
 _MAX_CHUNKS_A_ROW = 2**24
 #: Smaller chunks are read faster by one call of the library than one by one.
 _DIRECT_BYTES = 2**16
@@ -95,7 +97,8 @@ class Lane:
         self._check_present(rows, columns)
         try:
             target = out[:, first : first + columns.stop - columns.start]
-            if self.plain and self._small(out) and self._gather(rows, columns, target):
+            if self._row_by_row(out):
+                self._gather(rows, columns, target)
                 return
             if self.compression is None and not (self.plain and self._direct(out)):
                 space = select(self._dataset, (rows, columns))
@@ -151,9 +154,6 @@ class Lane:
             target = out[first - rows.start : last - rows.start]
             target = target[:, start - columns.start : stop - columns.start]
             whole_row = self.height == 1 and stop - start == self.width
-            if whole_row and self.compression is None:
-                self._fetch_whole(top, left, target[0])
-                return
             if whole_row:
                 decode_chunk(self._fetch(top, left), self._filters, target[0])
                 return
@@ -171,38 +171,46 @@ class Lane:
             return
         self._threads.each(unpack, places)
 
-    def _gather(self, rows: slice, columns: slice, out: Array) -> bool:
-        """Read many small chunks; False if they cannot be read this way."""
-        assert self._present is not None
+    def _gather(self, rows: slice, columns: slice, out: Array) -> None:
+        """Read plain chunks by a compiled loop."""
+        assert self._present is not None  # looked at before any chunk is read
         assert self._descriptor is not None
-        jobs: list[tuple[Small, tuple[int, int]]] = []
+        descriptor, size = self._descriptor, self.width * out.itemsize
+        height = max(1, _SHARE_BYTES // size)
+        jobs: list[tuple[NDArray[np.int64], slice, Array]] = []
         for left in range(columns.start // self.width * self.width, columns.stop, self.width):
             start, stop = max(left, columns.start), min(left + self.width, columns.stop)
             numbers = np.arange(rows.start, rows.stop) * _MAX_CHUNKS_A_ROW + left // self.width
-            places = self._places[np.searchsorted(self._present, numbers)]
-            if not Small.fits(places, out.itemsize):
-                return False
+            index = np.searchsorted(self._present, numbers)
+            hdf5_plain.check_sizes(self._places[index, 1], size)
+            places = self._places[index, 0]
+            announce(descriptor, places, size + 4)
             part = slice((start - left) * out.itemsize, (stop - left) * out.itemsize)
             target = out[:, start - columns.start : stop - columns.start]
-            small = Small(places, self.width * out.itemsize, part, target)
-            jobs += ((small, stretch) for stretch in small.stretches())
-        descriptor = self._descriptor
+            jobs += (
+                (places[first : first + height], part, target[first : first + height])
+                for first in range(0, len(places), height)
+            )
 
-        def work(job: tuple[Small, tuple[int, int]]) -> None:
-            small, stretch = job
-            small.read(descriptor, stretch)
+        def work(job: tuple[NDArray[np.int64], slice, Array]) -> None:
+            places, part, target = job
+            with at("read"):  # and verify
+                hdf5_plain.gather(descriptor, places, size, part, target)
 
-        self._threads.each(work, jobs)
-        return True
+        if len(out) * size < _PARALLEL_BYTES:
+            for job in jobs:
+                work(job)
+        else:
+            self._threads.each(work, jobs)
 
-    def _small(self, out: Array) -> bool:
-        """Whether to read many uncompressed chunks without the library and its lock."""
-        few = len(out) * self.width * out.itemsize < _PARALLEL_BYTES
-        if self._descriptor is None or self.height > 1 or few:
+    def _row_by_row(self, out: Array) -> bool:
+        """Whether to read plain chunks without the library and its lock."""
+        if not self.plain or self._descriptor is None or self.height > 1:
             return False
-        if self.width * out.itemsize >= _DIRECT_BYTES:
+        if self.width * out.itemsize % 2 or not out.shape[1]:
             return False
-        return checksum.compiled() or (out.nbytes >= checksum.LARGE_BYTES and checksum.prepare())
+        large = out.nbytes >= checksum.LARGE_BYTES and checksum.prepare()
+        return (large or checksum.compiled()) and hdf5_plain.possible()
 
     def _direct(self, out: Array) -> bool:
         """Whether to read uncompressed chunks without the library and its lock."""
@@ -221,17 +229,6 @@ class Lane:
         if os.preadv(self._descriptor, [stored.data], address) != size:
             raise PackingError("the file ends within a chunk")
         return stored
-
-    def _fetch_whole(self, top: int, left: int, target: Array) -> None:
-        """An uncompressed chunk, straight to where it is wanted."""
-        assert self._descriptor is not None
-        address, size = self._place(top, left)
-        payload, stored = target.view(np.uint8), np.empty(4, np.uint8)
-        if size != len(payload) + 4:
-            raise PackingError(f"a chunk has {size} bytes where {len(payload) + 4} are due")
-        if os.preadv(self._descriptor, [payload.data, stored.data], address) != size:
-            raise PackingError("the file ends within a chunk")
-        verify(payload, stored)
 
     def _place(self, top: int, left: int) -> tuple[int, int]:
         assert self._present is not None  # looked at before any chunk is read
@@ -267,12 +264,7 @@ class Lane:
         Returns:
             Their numbers, sorted, and the address and size of each, shape (chunks, 2).
         """
-        chunks: list[h5d.StoreInfo] = []
-        self._dataset.chunk_iter(chunks.append)
-        flat: list[int] = []
-        for chunk in chunks:
-            flat += *chunk.chunk_offset, chunk.filter_mask, chunk.byte_offset or 0, chunk.size
-        found = np.array(flat, np.uint64).reshape(-1, 5)
+        found = stored_chunks(self._dataset)
         found = found[found[:, 0] < 2**38]
         bands = found[:, 0] // np.uint64(self.height) * np.uint64(_MAX_CHUNKS_A_ROW)
         numbers = (bands + found[:, 1] // np.uint64(self.width)).astype(np.int64)

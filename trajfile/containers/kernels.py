@@ -1,4 +1,4 @@
-"""The filters of chunks, and copying what they hold for, compiled: as fast as memory, lock-free."""
+"""The filters of chunks, compiled: as fast as memory, and without a lock."""
 
 from __future__ import annotations
 
@@ -37,25 +37,6 @@ def _fletcher(words):
     return low, high
 
 
-def _scatter(region, starts, words, places, out, first, count):
-    """Verify chunks that lie in a region, and copy a part of each to its place in `out`.
-
-    Returns:
-        The number of the first chunk that fails, or -1.
-    """
-    modulus = np.uint64(65535)
-    for k in range(len(starts)):
-        start = starts[k]
-        low, high = fletcher(region[start : start + words])
-        low, high = low * np.uint64(256), high * np.uint64(256)
-        low = (low - np.uint64(1)) % modulus + np.uint64(1) if low else low
-        high = (high - np.uint64(1)) % modulus + np.uint64(1) if high else high
-        if low != region[start + words] or high != region[start + words + 1]:
-            return k
-        out[places[k] : places[k] + count] = region[start + first : start + first + count]
-    return -1
-
-
 def _unshuffle2(planes, out):
     """Elements of two bytes from their first bytes and their second ones."""
     count = np.uint64(len(out))
@@ -81,19 +62,11 @@ _SIGNATURE = numba.types.UniTuple(numba.uint64, 2)(
     numba.types.Array(numba.uint16, 1, "C", readonly=True)
 )
 
-_WORDS = numba.types.Array(numba.uint16, 1, "C")
-_INDEX = numba.types.Array(numba.int64, 1, "C")
-_SCATTER = numba.int64(
-    *(_WORDS, _INDEX, numba.int64, _INDEX),
-    *(_WORDS, numba.int64, numba.int64),
-)
-
 _BYTES = numba.types.Array(numba.uint8, 1, "C")
 
 compiled = compiler(__file__)
 
 fletcher = compiled(_fletcher, _SIGNATURE)
-scatter = compiled(_scatter, _SCATTER)
 unshuffle = {
     2: compiled(_unshuffle2, numba.void(_BYTES, numba.types.Array(numba.uint16, 1, "C"))),
     4: compiled(_unshuffle4, numba.void(_BYTES, numba.types.Array(numba.uint32, 1, "C"))),

@@ -34,6 +34,8 @@ _fadvise: Any = numba.types.ExternalFunction(
 
 #: Bytes asked to be read ahead at once: of larger ranges the system takes only the beginning.
 _AHEAD_BYTES = 2**17
+#: One chunk in so many is looked for first.
+_SAMPLE = 16
 _NOWAIT, _WILLNEED = os.RWF_NOWAIT, os.POSIX_FADV_WILLNEED
 
 
@@ -138,12 +140,20 @@ def _settle(descriptor, places, skip, stop, size, low, high):
 
 
 def _announce(descriptor, places, count):
-    """Have the system read ahead chunks of which it does not hold the last byte."""
+    """Have the system read ahead chunks of which it does not hold the last byte.
+
+    Where it holds all of a sample, it is taken to hold the others too: asking costs as much as
+    reading a few KiB.
+    """
     file, byte = np.int32(descriptor), np.zeros(1, np.uint8)
     vector = np.array([np.int64(byte.ctypes.data), np.int64(1)])  # an iovec
-    for k in range(len(places)):
+    address, one, nowait = np.uint64(vector.ctypes.data), np.int32(1), np.int32(_NOWAIT)
+    held = True
+    for k in range(len(places) - 1, -1, -_SAMPLE):
+        held = held and _preadv2(file, address, one, places[k] + count - 1, nowait) == 1
+    for k in range(len(places) if not held else 0):
         last = places[k] + count - 1
-        if _preadv2(file, np.uint64(vector.ctypes.data), np.int32(1), last, np.int32(_NOWAIT)) == 1:
+        if _preadv2(file, address, one, last, nowait) == 1:
             continue
         for start in range(places[k], last + 1, _AHEAD_BYTES):
             _fadvise(file, start, min(_AHEAD_BYTES, last + 1 - start), np.int32(_WILLNEED))

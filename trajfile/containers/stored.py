@@ -51,7 +51,7 @@ class Stored:
         """Have the system read ahead what it does not hold yet: pieces are small and scattered."""
         # In the order in which they lie in the file.
         addresses = np.ascontiguousarray(self.places.T).reshape(-1)
-        _kernels().announce(self.descriptor, addresses, self.width + 4)
+        announce(self.descriptor, addresses, self.width + 4)
 
     def holds(self, low: Sums, high: Sums) -> bool:
         """Hold sums over all bytes of the block against the checksums, with what lies beside it.
@@ -188,6 +188,18 @@ def stored(
         return None
     chunks = np.ascontiguousarray(places.T)
     return Stored(descriptor, chunks, width, start % width, stop - start)
+
+
+def announce(descriptor: int, places: NDArray[np.int64], size: int) -> None:
+    """Have the system read ahead what it does not hold of chunks, where it can be asked.
+
+    Args:
+        descriptor: The file.
+        places: Address of each, int64, shape (chunks,), contiguous, in the order of the file.
+        size: Bytes of each.
+    """
+    if _possible():
+        _kernels().announce(descriptor, places, size)
 
 
 def _possible() -> bool:

@@ -103,8 +103,9 @@ def _effective_windows(kept: Float) -> float:
     if n < 3 or kept.max() == kept.min():
         return float(n)
     centred = kept - kept.mean()
-    square = float(centred @ centred)
-    if not square > 0 or float(centred[1:] @ centred[:-1]) <= 0:
+    # No BLAS: its threads, once woken, take the processor from those that read and multiply.
+    square = float((centred * centred).sum())
+    if not square > 0 or float((centred[1:] * centred[:-1]).sum()) <= 0:
         return float(n)  # it alternates, or its spread is one of rounding errors
     raw = _products(centred) / square
     even = n - n % 2
