@@ -35,6 +35,7 @@ from trajfile.containers.identity import (
     refuse_append,
 )
 from trajfile.containers.journal import Journal
+from trajfile.containers.packing import GZIP_LEVEL, zstd_level
 from trajfile.containers.state import identity_of
 from trajfile.containers.store import COMMITS, MANIFEST, UNKNOWN_CHUNK, ArraySpec, layout
 from trajfile.containers.writer_lock import WriterLock, claim_aside
@@ -42,8 +43,6 @@ from trajfile.schema import Manifest
 
 # v110 is the oldest format with single-writer mode; "latest" would lock out older libraries.
 _BOUNDS = ("v110", "v110")
-_GZIP_LEVEL = 4
-_ZSTD_LEVEL = 3
 
 
 def create_hdf5(
@@ -184,9 +183,10 @@ def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> 
         if compression is not None:
             plist.set_shuffle()
         if compression == "gzip":
-            plist.set_deflate(_GZIP_LEVEL)
+            plist.set_deflate(GZIP_LEVEL)
         if compression == "zstd":
-            plist.set_filter(ZSTD_FILTER, h5z.FLAG_MANDATORY, (_ZSTD_LEVEL,))
+            level = zstd_level(archive=spec.chunk[0] > 1)
+            plist.set_filter(ZSTD_FILTER, h5z.FLAG_MANDATORY, (level,))
         plist.set_fletcher32()  # last, so that it covers what is on disk
     links = h5p.create(h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)

@@ -12,8 +12,13 @@ Compression = Literal["zstd", "gzip", "zlib", "blosc"]
 """``zlib`` is deflate as HDF5 wraps it, ``gzip`` as Zarr does; ``blosc`` shuffles before zstd."""
 
 GZIP_LEVEL = 4
-ZSTD_LEVEL = 3
-BLOSC_LEVEL = 5
+#: Neighbours in a row are alike in their exponents, which costs no search: a harder one finds short
+#: matches in noise, which take longer to write and to read than the bytes they replace.
+_ZSTD_ROWS = 1
+#: Values at other steps are long matches, worth a search.
+_ZSTD_ARCHIVE = 3
+#: Blosc's level for zstd's third.
+BLOSC_LEVEL = 2
 _BLOSC_ZSTD = 4  # the number of the inner compressor in the header's flags
 
 _WINDOWS = {"gzip": 31, "zlib": 15}  # zlib's codes: 32 KiB, with a gzip or its own header
@@ -23,18 +28,37 @@ class PackingError(ValueError):
     """Bytes that do not decompress to what is due."""
 
 
-def compress(data: NDArray[Any], compression: Compression) -> bytes:
-    """Compress the bytes of an array."""
+def zstd_level(*, archive: bool) -> int:
+    """The level at which chunks are written, of several rows as in an archive or of one."""
+    return _ZSTD_ARCHIVE if archive else _ZSTD_ROWS
+
+
+def compress(data: NDArray[Any], compression: Compression, *, archive: bool = False) -> bytes:
+    """Compress the bytes of an array.
+
+    Args:
+        data: A chunk, contiguous.
+        compression: How.
+        archive: Whether it holds several rows.
+
+    Returns:
+        What `decompress` takes.
+    """
     if compression == "zstd":
         from numcodecs.zstd import Zstd  # put off: it costs start-up time
 
-        return bytes(Zstd(level=ZSTD_LEVEL).encode(data))
+        packed: bytes = Zstd(level=zstd_level(archive=archive)).encode(data)
+        return packed
     if compression == "blosc":
         from numcodecs.blosc import SHUFFLE, Blosc
 
-        return bytes(Blosc("zstd", BLOSC_LEVEL, SHUFFLE).encode(data))
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=_WINDOWS[compression])
-    return packer.compress(data.tobytes()) + packer.flush()
+        # In one block: bytes of a weight at other steps lie as far apart as a row is long.
+        packed = Blosc("zstd", BLOSC_LEVEL, SHUFFLE, data.nbytes).encode(data)
+        return packed
+    # Runs and letters are all that deflate finds in a row, too.
+    strategy = zlib.Z_DEFAULT_STRATEGY if archive else zlib.Z_RLE
+    packer = zlib.compressobj(GZIP_LEVEL, wbits=_WINDOWS[compression], strategy=strategy)
+    return packer.compress(data.data) + packer.flush()
 
 
 def decompress(packed: NDArray[np.uint8], compression: Compression, out: NDArray[np.uint8]) -> None:

@@ -102,7 +102,9 @@ def encode_shard(
         if target.shape != shape:
             chunk[...] = 0
         copy_block(values, rows, part, target)
-        payload = chunk if layout.compression is None else compress(chunk, layout.compression)
+        payload: bytes | Bits = chunk
+        if layout.compression is not None:
+            payload = compress(chunk, layout.compression, archive=layout.height > 1)
         return payload, crc32c(payload)
 
     count = -(-(columns.stop - columns.start) // layout.width)

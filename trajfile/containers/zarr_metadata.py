@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from trajfile.containers.identity import Attributes
-from trajfile.containers.packing import BLOSC_LEVEL
+from trajfile.containers.packing import BLOSC_LEVEL, GZIP_LEVEL, zstd_level
 from trajfile.containers.shards import ShardLayout
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, ArraySpec
 from trajfile.dtypes import EXTENDED, ITEM_SIZES
@@ -29,8 +29,13 @@ _PACKERS: dict[str, Literal["zstd", "gzip", "blosc"]] = {
 }
 _COMPRESSORS: dict[str | None, list[dict[str, Any]]] = {
     None: [],
-    "gzip": [{"name": "gzip", "configuration": {"level": 4}}],
-    "zstd": [{"name": "zstd", "configuration": {"level": 3, "checksum": False}}],
+    "gzip": [{"name": "gzip", "configuration": {"level": GZIP_LEVEL}}],
+    "zstd": [
+        {
+            "name": "zstd",
+            "configuration": {"level": zstd_level(archive=False), "checksum": False},
+        }
+    ],
 }
 
 
@@ -95,7 +100,7 @@ def array_document(
     if spec.lane:
         compressors = _COMPRESSORS[compression]
         if archive and compression == "zstd":
-            compressors = [_shuffled(ITEM_SIZES[spec.dtype])]
+            compressors = [_shuffled(ITEM_SIZES[spec.dtype], math.prod(spec.chunk))]
         inner = [_BYTES, *compressors, _CRC]
         chunk = (spec.chunk[0], _shard_columns(spec))
         configuration = {
@@ -118,10 +123,11 @@ def array_document(
     }
 
 
-def _shuffled(item: int) -> dict[str, Any]:
+def _shuffled(item: int, elements: int) -> dict[str, Any]:
     """Zstd over the bytes of elements taken apart: what Zarr has for it is Blosc."""
     settings = {"cname": "zstd", "clevel": BLOSC_LEVEL, "shuffle": "shuffle"}
-    return {"name": "blosc", "configuration": {**settings, "typesize": item, "blocksize": 0}}
+    sizes = {"typesize": item, "blocksize": item * elements}
+    return {"name": "blosc", "configuration": {**settings, **sizes}}
 
 
 def zarr_type(dtype: str) -> str:
