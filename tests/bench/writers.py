@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,13 +48,23 @@ def trajfile_zarr(target: Path, size: Size) -> None:
     _recorded(target.with_suffix(".zarr"), size)
 
 
+def trajfile_hdf5_zstd(target: Path, size: Size) -> None:
+    """`trajfile.Writer`, HDF5, compressed."""
+    _recorded(target.with_suffix(".h5"), size, compression="zstd")
+
+
+def trajfile_zarr_zstd(target: Path, size: Size) -> None:
+    """`trajfile.Writer`, Zarr, compressed."""
+    _recorded(target.with_suffix(".zarr"), size, compression="zstd")
+
+
 def trajfile_background(target: Path, size: Size) -> None:
     """`trajfile.Writer(background=True)`, HDF5, until all of it is committed."""
     _recorded(target.with_suffix(".h5"), size, background=True)
 
 
-def _recorded(path: Path, size: Size, *, background: bool = False) -> None:
-    with trajfile.Writer(path, optimizer={"name": "SGD"}, background=background) as writer:
+def _recorded(path: Path, size: Size, **options: Any) -> None:
+    with trajfile.Writer(path, optimizer={"name": "SGD"}, **options) as writer:
         for step, (theta, gradient) in enumerate(steps(size)):
             writer.append(step, params=theta, gradients=gradient)
 
@@ -118,6 +129,7 @@ WRITERS: dict[str, Callable[[Path, Size], None]] = {
     function.__name__: function
     for function in (
         *(raw, trajfile_hdf5, trajfile_zarr, trajfile_background),
+        *(trajfile_hdf5_zstd, trajfile_zarr_zstd),
         *(torch_save, safetensors, np_save, h5py_tensors, zarr_tensors),
     )
 }

@@ -33,7 +33,7 @@ class Run:
         group: How many steps are appended between two flushes.
         sampled: Every how many steps there are gradient samples.
         large: Whether what is recorded is treated as large rows are: left where it is until it is
-            written, in HDF5 chunk by chunk without the library's pipeline.
+            written, in HDF5 chunk by chunk without the library's pipeline, built by other threads.
     """
 
     suffix: str
@@ -68,7 +68,8 @@ class Run:
         """Start, or go on after whatever happened."""
         if self.large:  # for the rest of the process
             checksum.prepare()
-            hdf5_direct.DIRECT_BYTES = ahead._PARALLEL_BYTES = recording._LONG_BYTES = 0
+            hdf5_direct.DIRECT_BYTES = recording._LONG_BYTES = 0
+            ahead._PARALLEL_BYTES = ahead._PARALLEL_PACKED = 0
             store.chunk_width = lambda columns: min(columns, 500) or 500
         return trajfile.Writer(
             path,
@@ -123,8 +124,10 @@ MATRIX = [
 
 #: The same, as large rows are recorded.
 LARGE = [
-    Run(suffix, None, background, large=True)
-    for suffix, background in product((".h5", ".zarr"), (False, True))
+    Run(suffix, compression, background, large=True)
+    for suffix, compression, background in product(
+        (".h5", ".zarr"), (None, "zstd"), (False, True)
+    )
 ]
 
 #: Steps that are alike and wait for one another, so that a thread commits many at once.

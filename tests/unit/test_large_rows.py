@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 import pytest
+from numcodecs.zstd import Zstd
 
 import trajfile
 from trajfile import recording
@@ -39,6 +43,7 @@ def large(cut: None, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         pytest.skip("without Numba the library writes them")
     monkeypatch.setattr(hdf5_direct, "DIRECT_BYTES", 0)
     monkeypatch.setattr(ahead, "_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(ahead, "_PARALLEL_PACKED", 0)
     monkeypatch.setattr(recording, "_LONG_BYTES", 0)
     return monkeypatch
 
@@ -103,6 +108,67 @@ def test_chunks_are_what_the_library_makes(
     assert len(directly) > 4 * (columns // 100)
 
 
+def unpacked(path: Path) -> dict[tuple[str, tuple[int, ...]], bytes]:
+    """What every chunk of the lanes holds, by other means than those that are tested."""
+    found = {}
+    with h5py.File(path) as file:
+        for (name, place), (mask, stored) in chunks(path).items():
+            assert mask == 0
+            lane, packed = file[name], stored[:-4]
+            item = lane.id.get_type().get_size()
+            size = int(np.prod(lane.chunks)) * item
+            planes = (
+                zlib.decompress(packed) if lane.compression == "gzip" else Zstd().decode(packed)
+            )
+            assert len(planes) == size
+            whole = np.frombuffer(planes, np.uint8).reshape(item, -1)
+            found[name, place] = whole.T.tobytes()
+    return found
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.uint8]
+)
+@pytest.mark.parametrize(("columns", "compression"), [(100, "zstd"), (333, "zstd"), (333, "gzip")])
+def test_compressed_chunks_hold_what_the_library_puts_there(
+    dtype: Any, columns: int, compression: str, tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    written = []
+    write = hdf5_direct.DirectWriter.write
+    large.setattr(hdf5_direct.DirectWriter, "write", lambda *a: written.append(a[4]) or write(*a))
+    path = record(tmp_path / "directly.h5", dtype, columns, compression=compression)
+    assert any(isinstance(values, Scattered) for values in written)
+    with trajfile.open(path) as run:
+        for step in range(4):
+            row = tensors(step, dtype, columns)
+            for name in row:
+                at = step - 2 * (name == "late")
+                assert run["params"][name][at : at + 1].tobytes() == row[name].tobytes()
+    large.setattr(hdf5_direct.DirectWriter, "suits", lambda *a: False)
+    by_library = record(tmp_path / "library.h5", dtype, columns, compression=compression)
+    assert unpacked(path) == unpacked(by_library)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compressed_rows_are_written_over(
+    threads: int, tmp_path: Path, large: pytest.MonkeyPatch
+) -> None:
+    large.setattr(ahead, "PACKERS", threads)
+    path, values = tmp_path / "run.h5", np.random.default_rng(0).standard_normal((6, 250))
+    with trajfile.Writer(path, compression="zstd") as writer:
+        for step, row in enumerate(values[:3]):
+            writer.append(step, params={"w": row.astype(np.float32)})
+    with trajfile.Writer(path, resume_step=1, mode="a") as writer:
+        for step, row in enumerate(values[3:], 1):
+            writer.append(step, params={"w": row.astype(np.float32)})
+    expected = values[[0, 3, 4, 5]].astype(np.float32)
+    with trajfile.open(path) as run:
+        np.testing.assert_array_equal(run["params"]["w"][:], expected)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["streams/params/float32"][:4], expected)
+    assert not [f for f in trajfile.validate(path, deep=True) if f.severity == "error"]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.uint8])
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_shards_are_what_small_rows_make(
@@ -121,12 +187,13 @@ def test_shards_are_what_small_rows_make(
 
 @pytest.mark.parametrize("layout", ["rows", "archive"])
 @pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_copies_are_read_by_a_reader_of_another_hand(
-    layout: str, suffix: str, tmp_path: Path, large: pytest.MonkeyPatch
+    layout: str, suffix: str, compression: str, tmp_path: Path, large: pytest.MonkeyPatch
 ) -> None:
     source = record(tmp_path / "run.h5", np.float32, 333)
     copy = tmp_path / f"copy{suffix}"
-    trajfile.convert(source, copy, layout=layout, compression="none")
+    trajfile.convert(source, copy, layout=layout, compression=compression)
     reader = ROOT / "tests/conformance/second_reader.py"
     done = subprocess.run(
         [sys.executable, reader],
@@ -163,11 +230,28 @@ def test_what_is_built_ahead_comes_in_order_and_is_not_built_over() -> None:
         memory[:] = number
         return memory
 
-    for count, size in ((0, 4), (1, 4), (9, 2**22), (5, 2**10)):
-        for number, memory in enumerate(ahead.built(build, count, size)):
+    sizes = ((0, 4), (1, 4), (9, 2**22), (5, 2**10), (40, 2**16), (3, 2**20))
+    for (count, size), packing in itertools.product(sizes, (False, True)):
+        for number, memory in enumerate(ahead.built(build, count, size, packing=packing)):
             assert memory.shape == (size,)
             assert (memory == number).all()
         assert not count or number == count - 1
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_what_cannot_be_built_is_said_in_its_turn(packing: bool, large: pytest.MonkeyPatch) -> None:
+    def build(number: int, memory: ahead.Bytes) -> int:
+        if number == 5:
+            raise ValueError(number)
+        return number
+
+    found = []
+    with pytest.raises(ValueError, match="5"):
+        found += ahead.built(build, 9, 2**10, packing=packing)
+    for number in ahead.built(build, 5, 2**10, packing=packing):
+        found.append(number)
+    assert found[-5:] == [0, 1, 2, 3, 4]
+    assert not [t for t in threading.enumerate() if t.name == "trajfile-build"]
 
 
 def test_what_is_left_half_way_keeps_its_memory() -> None:

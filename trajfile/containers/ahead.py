@@ -18,8 +18,11 @@ T = TypeVar("T")
 
 #: How many may be ready.
 _AHEAD = 2
-#: So many bytes are worth a thread.
+#: So many bytes are worth a thread; to be compressed, fewer are.
 _PARALLEL_BYTES = 2**22
+_PARALLEL_PACKED = 2**19
+#: Threads that compress: more would take the cores from who is being recorded.
+PACKERS = max(1, min(4, os.cpu_count() or 1))
 
 #: What is written is copied faster from where a page begins.
 _PAGE = 4096
@@ -27,7 +30,9 @@ _PAGE = 4096
 _own = threading.local()
 
 
-def built(build: Callable[[int, Bytes], T], count: int, size: int) -> Iterator[T]:
+def built(
+    build: Callable[[int, Bytes], T], count: int, size: int, *, packing: bool = False
+) -> Iterator[T]:
     """What is built of numbers, in their order.
 
     Args:
@@ -35,58 +40,76 @@ def built(build: Callable[[int, Bytes], T], count: int, size: int) -> Iterator[T
             asked for.
         count: How many.
         size: Bytes of memory that each needs.
+        packing: Whether building compresses, which takes longer than writing: then several are
+            built at a time.
 
     Yields:
         Each one.
     """
+    enough = count > 1 and count * size >= (_PARALLEL_PACKED if packing else _PARALLEL_BYTES)
+    threads = min(PACKERS, count) if packing else 1
+    slots = min(count, threads + _AHEAD) if enough else 1
     free: list[list[Bytes]] = _own.__dict__.setdefault("free", [])
-    ring = free.pop() if free else []
-    if not ring or len(ring[0]) < size:
-        apart = -(-size // _PAGE) * _PAGE
-        whole = cleared(apart * (_AHEAD + 1))
-        ring = [whole[start : start + size] for start in range(0, len(whole), apart)]
-    empty: SimpleQueue[Bytes | None] = SimpleQueue()
-    ready: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
+    ring = _ring(free, slots, size)
+    empty: SimpleQueue[tuple[int, Bytes] | None] = SimpleQueue()
+    ready: list[SimpleQueue[tuple[T] | BaseException]] = [SimpleQueue() for _ in range(slots)]
+    left = threading.Event()
 
     def work() -> None:
-        for number in range(count):
-            memory = empty.get()
-            if memory is None:
-                return
+        while (due := empty.get()) is not None and not left.is_set():
+            number, memory = due
             try:
-                ready.put((build(number, memory),))
+                ready[number % slots].put((build(number, memory),))
             except BaseException as error:
-                ready.put(error)
+                ready[number % slots].put(error)
                 return
 
-    helper = _helper(work) if count > 1 and count * size >= _PARALLEL_BYTES else None
-    if helper is None:
+    helpers = _helpers(work, threads) if enough else []
+    if not helpers:
         yield from (build(number, ring[0][:size]) for number in range(count))
         free.append(ring)
         return
     try:
-        for memory in ring:
-            empty.put(memory[:size])
+        for number in range(slots):
+            empty.put((number, ring[number][:size]))
         for number in range(count):
-            done = ready.get()
+            done = ready[number % slots].get()
             if isinstance(done, BaseException):
                 raise done
             yield done[0]
-            empty.put(ring[number % len(ring)][:size])
+            if number + slots < count:
+                empty.put((number + slots, ring[number % slots][:size]))
     finally:
-        empty.put(None)
-        if helper is not threading.current_thread():  # which may be the one to clear this away
-            helper.join()
+        left.set()
+        for _ in helpers:
+            empty.put(None)
+        if threading.current_thread() not in helpers:  # one of which may be to clear this away
+            for helper in helpers:
+                helper.join()
             free.append(ring)
 
 
-def _helper(work: Callable[[], None]) -> threading.Thread | None:
-    """A thread at work; None where it could not work beside this one, or the program is ending."""
+def _ring(free: list[list[Bytes]], count: int, size: int) -> list[Bytes]:
+    """Pieces of memory, used before where there were enough that are large enough."""
+    held = free.pop() if free else []
+    if len(held) < count or len(held[0]) < size:
+        count = max(count, len(held))
+        apart = -(-size // _PAGE) * _PAGE
+        whole = cleared(apart * count)
+        held = [whole[start : start + apart] for start in range(0, len(whole), apart)]
+    return held
+
+
+def _helpers(work: Callable[[], None], count: int) -> list[threading.Thread]:
+    """Threads at work; none where they could not work beside this one, or the program is ending."""
+    helpers: list[threading.Thread] = []
     if (os.cpu_count() or 1) == 1:
-        return None
-    helper = threading.Thread(target=work, name="trajfile-build", daemon=True)
-    try:
-        helper.start()
-    except RuntimeError:
-        return None
-    return helper
+        return helpers
+    for _ in range(count):
+        helper = threading.Thread(target=work, name="trajfile-build", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:
+            break
+        helpers.append(helper)
+    return helpers

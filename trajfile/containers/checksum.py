@@ -1,4 +1,4 @@
-"""The filters of HDF5's chunks, in NumPy, or compiled where much is to be read."""
+"""The filters of HDF5's chunks, by a library, or compiled where much is to be read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 
 #: From so many bytes on it is worth the time to load the compiler.
 LARGE_BYTES = 2**28
-
-_BLOCK = 2**15
-_WEIGHTS = np.arange(_BLOCK, 0, -1, dtype=np.float64)
 
 _compiled: Any = None
 _unshuffle: dict[int, Any] = {}
@@ -77,15 +74,18 @@ def fletcher32(data: NDArray[Any]) -> int:
     Returns:
         The second sum in the high and the first in the low 16 bits.
     """
-    padded = np.append(data, np.uint8(0)) if len(data) % 2 else data
-    if _compiled is not None and padded.ctypes.data % 2 == 0 and padded.flags.c_contiguous:
-        low, high = _compiled(padded.view(np.uint16))
+    even = len(data) // 2 * 2
+    if _compiled is not None and data.ctypes.data % 2 == 0 and data.flags.c_contiguous:
+        low, high = (int(total) for total in _compiled(data[:even].view(np.uint16)))
+        if even < len(data):
+            low += int(data[even])
+            high += low
         # 256 w is w with its bytes exchanged, modulo 65535.
-        return (_fold(256 * int(high)) << 16) | _fold(256 * int(low))
-    return fletcher32_in_numpy(data)
+        return (_fold(256 * high) << 16) | _fold(256 * low)
+    return fletcher32_by_library(data)
 
 
-def fletcher32_in_numpy(data: NDArray[Any]) -> int:
+def fletcher32_by_library(data: NDArray[Any]) -> int:
     """The same, without a compiler.
 
     Args:
@@ -94,19 +94,23 @@ def fletcher32_in_numpy(data: NDArray[Any]) -> int:
     Returns:
         As `fletcher32`.
     """
-    padded = np.append(data, np.uint8(0)) if len(data) % 2 else data
-    words = padded.view(">u2")
-    low = high = 0
-    for start in range(0, len(words), _BLOCK):
-        # In float64 all is exact: within a block the weighted sum stays below 2^46. No BLAS:
-        # chunks are decoded in threads already.
-        block = words[start : start + _BLOCK].astype(np.float64)
-        total = int(block.sum())
-        block *= _WEIGHTS[-len(block) :]
-        weighted = int(block.sum())
-        high += weighted + len(block) * low
-        low += total
-    return (_fold(high) << 16) | _fold(low)
+    return int.from_bytes(_summed(np.ascontiguousarray(data))[-4:], "little")
+
+
+def summed(data: bytes) -> bytes:
+    """Bytes with their checksum behind them, as they lie in a file."""
+    if _compiled is None:
+        return _summed(data)
+    return data + fletcher32(np.frombuffer(data, np.uint8)).to_bytes(4, "little")
+
+
+def _summed(data: bytes | NDArray[Any]) -> bytes:
+    if not len(data):
+        return bytes(4)
+    from numcodecs.fletcher32 import Fletcher32  # put off: it costs start-up time
+
+    both: bytes = Fletcher32().encode(data)
+    return both
 
 
 def _fold(value: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from h5py import h5z
 from numpy.typing import NDArray
 
-from trajfile.containers.checksum import fletcher32, unshuffle
+from trajfile.containers.checksum import fletcher32, summed, unshuffle
 from trajfile.containers.hdf5_types import ZSTD_FILTER
 from trajfile.containers.packing import Compression, PackingError, compress, decompress
 from trajfile.containers.scratch import scratch
@@ -70,23 +70,33 @@ def decode_chunk(
             unshuffle(planes.reshape(out.dtype.itemsize, -1), out)
 
 
-def encode_chunk(chunk: NDArray[np.generic], filters: tuple[int, ...]) -> bytes:
+def encode_chunk(
+    chunk: NDArray[np.generic],
+    filters: tuple[int, ...],
+    planes: NDArray[np.uint8] | None = None,
+) -> bytes:
     """Apply the filters to one chunk.
 
     Args:
-        chunk: Unsigned integers, shape (width of a chunk,), contiguous.
+        chunk: Unsigned integers, shape (height, width) of a chunk, contiguous.
         filters: As `compression_of` accepts them.
+        planes: As many bytes, to be used in between; fresh ones if there are none.
 
     Returns:
         The chunk as it is to lie in the file.
     """
-    data = chunk.view(np.uint8)
-    if h5z.FILTER_SHUFFLE in filters:
-        data = np.ascontiguousarray(data.reshape(len(chunk), -1).T).reshape(-1)
+    data, item = chunk.reshape(-1).view(np.uint8), chunk.itemsize
+    if h5z.FILTER_SHUFFLE in filters and item > 1:
+        planes = np.empty_like(data) if planes is None else planes
+        for number, plane in enumerate(planes.reshape(item, -1)):
+            plane[...] = data[number::item]
+        data = planes
     compression = compression_of(filters)
-    payload = data.tobytes() if compression is None else compress(data, compression)
-    checksum = fletcher32(np.frombuffer(payload, np.uint8))
-    return payload + checksum.to_bytes(4, "little")
+    archive = len(chunk) > 1
+    payload = (
+        data.tobytes() if compression is None else compress(data, compression, archive=archive)
+    )
+    return summed(payload)
 
 
 def verify(payload: NDArray[np.uint8], checksum: NDArray[np.uint8]) -> None:

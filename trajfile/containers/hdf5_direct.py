@@ -1,16 +1,20 @@
 """Writing whole chunks of a lane as they are to lie in an HDF5 file, with their checksums.
 
 The library copies each chunk into fresh memory, and again behind its checksum, and computes that
-more slowly than memory takes it.
+more slowly than memory takes it; and it compresses one chunk at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from h5py import h5d
+from numpy.typing import NDArray
 
-from trajfile.containers import checksum
-from trajfile.containers.ahead import Bytes, built
+from trajfile.containers import ahead, checksum
+from trajfile.containers.ahead import Bytes
 from trajfile.containers.base import Given
 from trajfile.containers.hdf5_lanes import Lane
 from trajfile.containers.scattered import copy_block
@@ -21,7 +25,7 @@ _CHECKSUM_BYTES = 4
 
 
 class DirectWriter:
-    """Writes whole chunks of lanes that are not compressed."""
+    """Writes whole chunks of lanes, compressed or not."""
 
     def __init__(self) -> None:
         self._wanted = 0  # bytes
@@ -34,12 +38,15 @@ class DirectWriter:
             values: The rows.
 
         Returns:
-            False for chunks that are small or pass through more filters than the checksum, and
-            until much was written: loading the compiler takes time.
+            False for chunks that are small, and for uncompressed ones until much was written:
+            loading the compiler takes time.
         """
         size = lane.height * lane.width * values.dtype.itemsize
-        if not lane.plain or size < DIRECT_BYTES or size % 2:
+        packed = lane.compression is not None
+        if size < DIRECT_BYTES or not (packed or (lane.plain and size % 2 == 0)):
             return False
+        if packed:  # compiled or not, checksums take little of the time
+            return ahead.PACKERS > 1 or checksum.compiled()
         self._wanted += values.nbytes
         return checksum.compiled() or (self._wanted >= checksum.LARGE_BYTES and checksum.prepare())
 
@@ -63,26 +70,39 @@ class DirectWriter:
         """
         chunk = height, width = lane.height, lane.width
         dtype = np.dtype(f"<u{values.dtype.itemsize}")
+        size = height * width * dtype.itemsize
         places = [
             (top, left)
             for top in range(0, len(values), height)
             for left in range(columns.start, columns.stop, width)
         ]
 
-        def build(number: int, stored: Bytes) -> Bytes:
+        def fill(number: int, tile: NDArray[Any]) -> None:
             top, left = places[number]
-            payload, behind = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
-            tile = payload.view(dtype).reshape(chunk)
             rows = slice(top, min(top + height, len(values)))
             part = slice(left, min(left + width, columns.stop))
             target = tile[: rows.stop - top, : part.stop - left]
             if target.shape != chunk:
                 tile[...] = 0
             copy_block(values, rows, part, target)
+
+        def plain(number: int, stored: Bytes) -> Bytes:
+            payload, behind = stored[:size], stored[size:]
+            fill(number, payload.view(dtype).reshape(chunk))
             behind.view("<u4")[0] = checksum.fletcher32(payload)
             return stored
 
+        def packed(number: int, memory: Bytes) -> bytes:
+            tile = memory[:size].view(dtype).reshape(chunk)
+            fill(number, tile)
+            return lane.encode(tile, memory[size:])
+
+        count = len(places)
+        made: Iterator[Bytes | bytes] = (
+            ahead.built(plain, count, size + _CHECKSUM_BYTES)
+            if lane.compression is None
+            else ahead.built(packed, count, 2 * size, packing=True)
+        )
         row, column = corner[0], corner[1] - columns.start
-        size = height * width * dtype.itemsize + _CHECKSUM_BYTES
-        for (top, left), stored in zip(places, built(build, len(places), size), strict=True):
+        for (top, left), stored in zip(places, made, strict=True):
             dataset.write_direct_chunk((row + top, column + left), stored)

@@ -77,10 +77,14 @@ class Lane:
             values: Unsigned integers, shape (columns,), from the first column on.
         """
         for first in range(0, len(values), self.width):
-            chunk = np.zeros(self.width, values.dtype)
+            chunk = np.zeros((1, self.width), values.dtype)
             part = values[first : first + self.width]
-            chunk[: len(part)] = part
-            self._dataset.write_direct_chunk((row, first), encode_chunk(chunk, self._filters))
+            chunk[0, : len(part)] = part
+            self._dataset.write_direct_chunk((row, first), self.encode(chunk))
+
+    def encode(self, chunk: Array, planes: NDArray[np.uint8] | None = None) -> bytes:
+        """Apply the filters to one chunk; see `encode_chunk`."""
+        return encode_chunk(chunk, self._filters, planes)
 
     def read(self, rows: slice, columns: slice, out: Array, first: int) -> None:
         """Read a block into ``out``, from its column ``first`` on.

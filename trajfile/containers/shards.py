@@ -109,7 +109,8 @@ def encode_shard(
 
     count = -(-(columns.stop - columns.start) // layout.width)
     size = layout.height * layout.width * layout.item
-    for number, (payload, crc) in enumerate(built(build, count, size)):
+    made = built(build, count, size, packing=layout.compression is not None)
+    for number, (payload, crc) in enumerate(made):
         yield payload
         yield crc.to_bytes(_CRC_BYTES, "little")
         size = (payload.nbytes if isinstance(payload, np.ndarray) else len(payload)) + _CRC_BYTES
