@@ -125,9 +125,7 @@ MATRIX = [
 #: The same, as large rows are recorded.
 LARGE = [
     Run(suffix, compression, background, large=True)
-    for suffix, compression, background in product(
-        (".h5", ".zarr"), (None, "zstd"), (False, True)
-    )
+    for suffix, compression, background in product((".h5", ".zarr"), (None, "zstd"), (False, True))
 ]
 
 #: Steps that are alike and wait for one another, so that a thread commits many at once.
