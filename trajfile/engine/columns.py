@@ -31,6 +31,9 @@ _TORCH_KNOWS = frozenset(NATIVE) | {
     "float8_e8m0fnu",
 }
 
+#: The dtypes as which rows are staged that the compiled kernels multiply.
+FUSED = frozenset({"float32", "bfloat16"})
+
 
 def staged_dtype(lane: str) -> str:
     """The dtype in which a lane's rows are handed to the device."""

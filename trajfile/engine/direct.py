@@ -21,6 +21,7 @@ from trajfile.containers.stored import Pieces, Placed, Sums
 from trajfile.dtypes import ITEM_SIZES, numpy_dtype
 from trajfile.engine.arena import Arena
 from trajfile.engine.blocks import Block
+from trajfile.engine.columns import FUSED
 from trajfile.engine.rows import Index
 from trajfile.engine.staging import Part
 from trajfile.stopwatch import at
@@ -34,8 +35,6 @@ UNIT, LEAST_UNIT = 1024, 64
 LEAST_BYTES = 2**11
 #: Rows lie an odd number of cache lines apart, so that they do not all compete for one cache set.
 _LINE = 64
-
-_DTYPES = {"float32", "bfloat16"}
 
 
 class UnreadError(Exception):
@@ -146,7 +145,7 @@ def direct(
     parts = tuple(part for part in parts if part.rows)
     if not isinstance(container, Plain) or block.samples or not parts:
         return None
-    if not {part.run.lane for part in parts} <= _DTYPES:
+    if not {part.run.lane for part in parts} <= FUSED:
         return None
     items: dict[str, int] = {}
     for part in parts:

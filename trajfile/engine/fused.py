@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers import checksum
 from trajfile.engine.arena import Arena
-from trajfile.engine.columns import Region, staged_dtype
+from trajfile.engine.columns import FUSED, Region, staged_dtype
 from trajfile.engine.fetching import Fetch
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.plan import Plan
@@ -37,7 +37,6 @@ _PAD = 16
 _SHARE = 4
 #: Tensors told apart at a time, if there is room.
 _TENSORS = 8
-_DTYPES = {"float32", "bfloat16"}
 
 
 def kernels() -> Any | None:
@@ -218,7 +217,7 @@ class Fused:
     def _program_of(self, tile: Tile, work: RegionWork, parts: dict[str, Part]) -> Program | None:
         """What is done where streams lie in these parts; None if they are of other dtypes."""
         dtypes = {stream: staged_dtype(part.run.lane) for stream, part in parts.items()}
-        if not set(dtypes.values()) <= _DTYPES:
+        if not set(dtypes.values()) <= FUSED:
             return None
         halves = frozenset(s for s, dtype in dtypes.items() if dtype == "bfloat16")
         return self._program(tile, work, halves)
@@ -252,9 +251,7 @@ class Fused:
         half = np.zeros(program.rows, np.int64)
         held = self.held
         references = np.arange(len(self.plan.rows.references))
-        base[program.references + references] = (
-            self.arena.offset(held.references) + references * held.width
-        )
+        base[references] = self.arena.offset(held.references) + references * held.width
         extra: list[tuple[int, bool]] = []
         before: list[tuple[int, int]] = []
         after: list[tuple[int, int]] = []

@@ -32,8 +32,7 @@ class Program:
 
     Attributes:
         tracks: For each track of the region its first row in the table of rows and its rows.
-        references: First row of the reference rows in the table.
-        rows: How many rows the table has, formed ones included.
+        rows: How many rows the table has, formed ones included; the reference rows come first.
         scratch: For each row its number among the scratch rows; -1 if it is not formed.
         scratch_rows: Scratch rows in all.
         code: See `trajfile.engine.tables`.
@@ -43,7 +42,6 @@ class Program:
     """
 
     tracks: dict[int, tuple[int, int]]
-    references: int
     rows: int
     scratch: Index
     scratch_rows: int
@@ -150,7 +148,6 @@ class _Maker:
         scratch, used = rings(code, self.rows, formed)
         return Program(
             tracks={track: (rows.first, rows.count) for track, rows in self.tracks.items()},
-            references=0,
             rows=self.rows,
             scratch=scratch,
             scratch_rows=used,
