@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trajfile.containers.scattered import Scattered
 from trajfile.containers.stored import Stored
+from trajfile.errors import UsageError
 from trajfile.schema import Manifest
 
 Array = NDArray[np.generic]
@@ -141,3 +142,31 @@ class Plain(Protocol):
     ) -> Stored | None:
         """Where the chunks of a block lie; None if `read` is to be used."""
         ...
+
+
+def check_block(
+    where: str, shape: tuple[int, int], rows: slice, columns: slice, out: Array
+) -> None:
+    """Check that a block lies within a lane.
+
+    Args:
+        where: Stream and lane, for the message.
+        shape: The lane's committed rows and its columns.
+        rows: Rows of the block.
+        columns: Its columns.
+        out: What it is to be read into.
+
+    Raises:
+        UsageError: If it does not, or `out` has another shape.
+    """
+    inside = (
+        0 <= rows.start <= rows.stop <= shape[0]
+        and 0 <= columns.start <= columns.stop <= shape[1]
+        and out.shape == (rows.stop - rows.start, columns.stop - columns.start)
+    )
+    if not inside:
+        raise UsageError(
+            f"{where} holds {shape[0]} rows of {shape[1]} columns: asked for rows "
+            f"{rows.start}:{rows.stop} and columns {columns.start}:{columns.stop} into an array "
+            f"of shape {out.shape}"
+        )

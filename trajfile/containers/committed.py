@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array
+from trajfile.containers.base import Array, check_block
 from trajfile.containers.extents import extents
 from trajfile.containers.plausible import check_chunks
 from trajfile.containers.record import keys_crc, scalars_crc
@@ -23,7 +23,7 @@ from trajfile.containers.store import (
 from trajfile.containers.stored import Stored
 from trajfile.containers.tiles import Tiles
 from trajfile.dtypes import ITEM_SIZES, bits_of
-from trajfile.errors import FormatError, UsageError
+from trajfile.errors import FormatError
 from trajfile.schema import Manifest
 
 
@@ -106,17 +106,8 @@ class Committed:
             UsageError: If the block is not within the committed rows and the lane's columns.
         """
         spec = self._manifest.by_name[stream]
-        inside = (
-            0 <= rows.start <= rows.stop <= self.committed_rows(stream)
-            and 0 <= columns.start <= columns.stop <= spec.lanes[lane]
-            and out.shape == (rows.stop - rows.start, columns.stop - columns.start)
-        )
-        if not inside:
-            raise UsageError(
-                f"{stream}/{lane} holds {self.committed_rows(stream)} rows of "
-                f"{spec.lanes[lane]} columns: asked for rows {rows.start}:{rows.stop} and "
-                f"columns {columns.start}:{columns.stop} into an array of shape {out.shape}"
-            )
+        shape = self.committed_rows(stream), spec.lanes[lane]
+        check_block(f"{stream}/{lane}", shape, rows, columns, out)
         bits = bits_of(out)
         for first, last, extent in extents(spec, lane, rows):
             part = bits[first - rows.start : last - rows.start]

@@ -17,7 +17,7 @@ from trajfile.containers import ahead, checksum
 from trajfile.containers.ahead import Bytes
 from trajfile.containers.base import Given
 from trajfile.containers.hdf5_lanes import Lane
-from trajfile.containers.scattered import copy_block
+from trajfile.containers.scattered import fill_chunk
 
 #: Smaller chunks are written faster by one call of the library than one by one.
 DIRECT_BYTES = 2**16
@@ -81,10 +81,7 @@ class DirectWriter:
             top, left = places[number]
             rows = slice(top, min(top + height, len(values)))
             part = slice(left, min(left + width, columns.stop))
-            target = tile[: rows.stop - top, : part.stop - left]
-            if target.shape != chunk:
-                tile[...] = 0
-            copy_block(values, rows, part, target)
+            fill_chunk(values, rows, part, tile)
 
         def plain(number: int, stored: Bytes) -> Bytes:
             payload, behind = stored[:size], stored[size:]

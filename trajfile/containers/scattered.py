@@ -91,6 +91,26 @@ def copy_block(
         out[...] = bits_of(values)[rows, columns]
 
 
+def fill_chunk(
+    values: NDArray[np.generic] | Scattered,
+    rows: slice,
+    columns: slice,
+    chunk: NDArray[np.generic],
+) -> None:
+    """Copy a block of rows into a chunk, from its corner on; the rest of it becomes zeros.
+
+    Args:
+        values: The rows.
+        rows: Contiguous rows, up to the height of a chunk.
+        columns: Contiguous columns, up to its width.
+        chunk: Unsigned integers of the dtype's size, shape (height, width).
+    """
+    target = chunk[: rows.stop - rows.start, : columns.stop - columns.start]
+    if target.shape != chunk.shape:
+        chunk[...] = 0
+    copy_block(values, rows, columns, target)
+
+
 def laid_out(rows: NDArray[np.generic] | Scattered) -> NDArray[np.generic]:
     """Rows end to end: shape (rows, columns), those of a `Scattered` in fresh memory."""
     if not isinstance(rows, Scattered):

@@ -18,7 +18,7 @@ from trajfile.containers.ahead import Bytes, built
 from trajfile.containers.base import Given
 from trajfile.containers.packing import PackingError, compress, decompress
 from trajfile.containers.record import crc32c
-from trajfile.containers.scattered import copy_block
+from trajfile.containers.scattered import fill_chunk
 from trajfile.stopwatch import at
 
 Bits = NDArray[np.generic]
@@ -98,10 +98,7 @@ def encode_shard(
         start = columns.start + number * layout.width
         part = slice(start, min(start + layout.width, columns.stop))
         chunk = memory.view(dtype).reshape(shape)
-        target = chunk[: rows.stop - rows.start, : part.stop - start]
-        if target.shape != shape:
-            chunk[...] = 0
-        copy_block(values, rows, part, target)
+        fill_chunk(values, rows, part, chunk)
         payload: bytes | Bits = chunk
         if layout.compression is not None:
             payload = compress(chunk, layout.compression, archive=layout.height > 1)

@@ -13,7 +13,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.containers.base import Array, Commit
+from trajfile.containers.base import Array, Commit, check_block
 from trajfile.dtypes import bits_of
 from trajfile.errors import Damaged, UsageError
 from trajfile.importers import CHECKPOINTS
@@ -117,18 +117,8 @@ class CheckpointContainer:
             Damaged: If a file is shorter, or another, than when the folder was opened.
         """
         table = self._tables[stream]
-        width = table.spec.lanes[lane]
-        inside = (
-            0 <= rows.start <= rows.stop <= len(table.rows)
-            and 0 <= columns.start <= columns.stop <= width
-            and out.shape == (rows.stop - rows.start, columns.stop - columns.start)
-        )
-        if not inside:
-            raise UsageError(
-                f"{stream}/{lane} holds {len(table.rows)} rows of {width} columns: asked for rows "
-                f"{rows.start}:{rows.stop} and columns {columns.start}:{columns.stop} into an "
-                f"array of shape {out.shape}"
-            )
+        shape = len(table.rows), table.spec.lanes[lane]
+        check_block(f"{stream}/{lane}", shape, rows, columns, out)
         bits = bits_of(out)
         held = list(self._within(stream, lane, columns))
         jobs: list[Callable[[], None]] = []
