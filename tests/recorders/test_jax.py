@@ -17,6 +17,7 @@ from trajfile.recorders import RecordingWarning, Schedule
 
 jax, jnp, optax = Later("jax", "optax"), Later("jax.numpy"), Later("optax")
 recorders = Later("trajfile.recorders.jax", "jax", "optax")
+trees = Later("trajfile.recorders.jax_trees", "jax", "optax")
 
 FULL = Schedule(params=1, gradients=1, updates=1, optimizer=1)
 
@@ -48,7 +49,7 @@ def batch(step: int) -> tuple[Any, Any]:
 def named(tree: Any) -> dict[str, np.ndarray]:
     return dict(
         zip(
-            recorders.names_of(tree),
+            trees.names_of(tree),
             (np.array(leaf) for leaf in jax.tree.leaves(tree)),
             strict=True,
         )
@@ -92,7 +93,7 @@ def test_under_jit_bit_for_bit(which: str, tmp_path: Path) -> None:
         for k in range(6):
             if recorder is None:
                 rows.setdefault("params", {})[k] = named(params)
-                for slot, tree in recorders.slots_of(state, params).items():
+                for slot, tree in trees.slots_of(state, params).items():
                     rows.setdefault(f"optimizer/{slot}", {})[k] = named(tree)
             params, state, loss, gradients, updates = step(params, state, *batch(k))
             if recorder is None:
