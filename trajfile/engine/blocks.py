@@ -76,7 +76,12 @@ class Block:
 def step_units(header: Header, rows: RowNeeds) -> Index:
     """The steps at which any needed row was recorded, increasing, int64."""
     steps = [header.steps[stream][needed] for stream, needed in rows.needed.items()]
-    return np.unique(np.concatenate(steps)) if steps else np.empty(0, np.int64)
+    if not steps:
+        return np.empty(0, np.int64)
+    first = steps[0]
+    if bool((np.diff(first) > 0).all()) and all(np.array_equal(first, s) for s in steps[1:]):
+        return first
+    return np.unique(np.concatenate(steps))
 
 
 def rows_per_unit(header: Header, rows: RowNeeds, units: Index) -> dict[str, Index]:

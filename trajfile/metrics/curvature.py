@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row
 from trajfile.metrics import robust
-from trajfile.metrics.ritz import ritz_values
+from trajfile.metrics.ritz import Ritz, ritz_values
 from trajfile.metrics.snapshots import PAIRED
 from trajfile.report import TensorResult, number
 
@@ -21,6 +23,9 @@ Steps = NDArray[np.int64]
 #: s_i = θ_{i+1} - θ_i and y_i = g_{i+1} - g_i between consecutive common steps.
 MOVES = Row("params", PAIRED, "difference")
 TURNS = Row("gradients", PAIRED, "difference")
+
+#: Windows whose Ritz values are found together.
+_TOGETHER = 1024
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def path_curvature(measured: Measurements, window: int, tolerance: float) -> Pat
     sound = np.isfinite(squared) & np.isfinite(along) & (squared > 0)
     secant = np.divide(along, squared, out=np.full(pairs, np.nan), where=sound)
     member = _members(sound, strides, window)
-    ritz = ritz_values(*_windows(measured, member), tolerance)
+    ritz = _ritz(measured, member, tolerance)
     count = member.sum(axis=1)
     full = (count > 0) & (count == count.max(initial=0))
     return PathCurvature(
@@ -150,16 +155,43 @@ def _members(sound: NDArray[np.bool_], strides: Steps, width: int) -> NDArray[np
     return unbroken
 
 
-def _windows(measured: Measurements, member: NDArray[np.bool_]) -> tuple[Float, Float, Float]:
-    """<s_a, s_b>, <s_a, y_b> and <y_a, y_b> of each window, shape (pairs, width, width)."""
-    pairs, width = member.shape
-    row = np.arange(pairs)[:, None] - width + 1 + np.arange(width)[None, :]
-    gram, cross, turns = np.zeros((3, pairs, width, width))
-    for a in range(width) if pairs else ():
+def _ritz(measured: Measurements, member: NDArray[np.bool_], tolerance: float) -> Ritz:
+    """Ritz values of all windows, some at a time: these stay in the cache, and cores share them."""
+
+    def some(start: int) -> Ritz:
+        with np.errstate(all="ignore"):  # a thread has settings of its own
+            stop = min(start + _TOGETHER, len(member))
+            return ritz_values(*_windows(measured, member, start, stop), tolerance)
+
+    starts = range(0, max(1, len(member)), _TOGETHER)
+    if len(starts) == 1:
+        return some(0)
+    with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1), "trajfile-ritz") as pool:
+        parts = list(pool.map(some, starts))
+    return Ritz(*(np.concatenate(values) for values in zip(*map(astuple, parts), strict=True)))
+
+
+def _windows(
+    measured: Measurements, member: NDArray[np.bool_], start: int, stop: int
+) -> tuple[Float, Float, Float]:
+    """<s_a, s_b>, <s_a, y_b> and <y_a, y_b> of windows [start, stop), shape (n, width, width)."""
+    width = member.shape[1]
+    gram, cross, turns = np.zeros((3, stop - start, width, width))
+    for a in range(width) if stop > start else ():
         for b in range(width):
-            both = member[:, a] & member[:, b]
-            earlier = row[both, min(a, b)]
-            gram[both, a, b] = measured.inner(MOVES, MOVES, abs(b - a))[earlier]
-            turns[both, a, b] = measured.inner(TURNS, TURNS, abs(b - a))[earlier]
-            cross[both, a, b] = measured.inner(MOVES, TURNS, b - a)[row[both, a]]
+            both = member[start:stop, a] & member[start:stop, b]
+
+            def of(products: Float, row: int, both: NDArray[np.bool_] = both) -> Float:
+                return np.where(both, _back(products, width - 1 - row, start, stop), 0)
+
+            cross[:, a, b] = of(measured.inner(MOVES, TURNS, b - a), a)
+            if a <= b:
+                gram[:, a, b] = gram[:, b, a] = of(measured.inner(MOVES, MOVES, b - a), a)
+                turns[:, a, b] = turns[:, b, a] = of(measured.inner(TURNS, TURNS, b - a), a)
     return gram, cross, turns
+
+
+def _back(products: Float, rows: int, start: int, stop: int) -> Float:
+    """What lies some rows before rows [start, stop); nothing that counts where there is none."""
+    found = products[max(start - rows, 0) : max(stop - rows, 0)]
+    return np.concatenate([np.zeros(stop - start - len(found)), found])

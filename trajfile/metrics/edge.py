@@ -119,8 +119,8 @@ def _plateau(ratio: Float, band: tuple[float, float], least: int) -> tuple[int, 
 def _ends(values: Float) -> tuple[float, float]:
     """Both ends of the straight line through values."""
     at = np.arange(len(values)) - (len(values) - 1) / 2
-    spread = float(at @ at)
-    slope = float(at @ values) / spread if spread else 0.0
+    spread = float((at * at).sum())
+    slope = float((at * values).sum()) / spread if spread else 0.0
     middle, half = float(values.mean()), slope * (len(values) - 1) / 2
     return middle - half, middle + half
 

@@ -103,6 +103,16 @@ def _leading_norms(matrix: Float) -> Float:
 
 def _top_eigenpair(symmetric: Float, kept: NDArray[np.bool_]) -> tuple[Float, Float]:
     """Largest eigenvalue of the kept leading blocks, shape (n,), and its vector, (n, w)."""
+    top, vector = symmetric[:, 0, 0].copy(), np.zeros(kept.shape)
+    vector[:, 0] = 1
+    # Of one direction there is nothing to find out.
+    several = np.flatnonzero(kept[:, 1:2].any(axis=1))
+    if len(several):
+        top[several], vector[several] = _largest(symmetric[several], kept[several])
+    return top, vector
+
+
+def _largest(symmetric: Float, kept: NDArray[np.bool_]) -> tuple[Float, Float]:
     block = symmetric * (kept[:, :, None] & kept[:, None, :])
     # Dropped directions get an eigenvalue below any of the block's own.
     beneath = -2 * np.sqrt(np.sum(block * block, axis=(1, 2)))

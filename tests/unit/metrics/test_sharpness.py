@@ -5,6 +5,8 @@ import pytest
 
 from tests.toys_layers import quadratic, stability_quadratic, tanh_network
 from tests.twin import Dense, measure
+from trajfile.metrics import curvature as path
+from trajfile.metrics import ritz as values_of_windows
 from trajfile.metrics.base import Skipped
 from trajfile.metrics.edge import judge_edge
 from trajfile.metrics.sharpness import Sharpness
@@ -302,6 +304,31 @@ def test_a_recorded_sharpness_away_from_the_threshold_is_not_at_the_edge(ratio, 
     assert got.summary["at_edge"] is False
     assert got.summary["edge_ratio_last"] == pytest.approx(ratio)
     assert [f.id for f in got.findings] == findings
+
+
+@pytest.mark.parametrize("together", [1, 7, 100])
+def test_windows_are_the_same_however_many_are_worked_on_at_a_time(burst, together, monkeypatch):
+    dense, _ = burst
+    whole = result(dense)
+    monkeypatch.setattr(path, "_TOGETHER", together)
+    parts = result(dense)
+    assert parts.series.keys() == whole.series.keys()
+    for name, series in whole.series.items():
+        found = np.array(parts.series[name].value, np.float64)
+        np.testing.assert_allclose(found, np.array(series.value, np.float64), rtol=1e-10)
+
+
+def test_of_one_direction_the_value_is_that_direction_s_own():
+    rng = np.random.default_rng(5)
+    matrices = rng.standard_normal((50, 4, 4))
+    matrices += matrices.transpose(0, 2, 1)
+    kept = np.arange(4) < rng.integers(1, 5, 50)[:, None]
+    top, vector = values_of_windows._top_eigenpair(matrices, kept)
+    for matrix, some, value, q in zip(matrices, kept, top, vector, strict=True):
+        expected = np.linalg.eigvalsh(matrix[some][:, some])[-1]
+        assert value == pytest.approx(expected, rel=1e-12)
+        np.testing.assert_allclose((matrix @ q)[some], value * q[some], atol=1e-12)
+        np.testing.assert_allclose(q[~some], 0, atol=1e-12)
 
 
 def test_windows_do_not_join_bursts():
