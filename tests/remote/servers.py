@@ -87,7 +87,7 @@ class Proxy(ThreadingHTTPServer):
 
     @contextmanager
     def running(self):
-        thread = threading.Thread(target=self.serve_forever, daemon=True)
+        thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield self
@@ -100,6 +100,7 @@ class Proxy(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a body waits until its header was acknowledged: 40 ms
 
     def handle_any(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
