@@ -54,7 +54,7 @@ def unshuffle(planes: NDArray[np.uint8], out: NDArray[Any]) -> None:
         out: Unsigned integers of that size, shape (elements,), contiguous.
     """
     if len(planes) in _unshuffle:
-        _unshuffle[len(planes)](planes.reshape(-1), out)
+        _unshuffle[len(planes)](planes.reshape(-1), 0, out)
         return
     elements = out.view(np.uint8).reshape(len(out), -1)
     for number, plane in enumerate(planes):  # thrice as fast as a transpose

@@ -17,6 +17,7 @@ from trajfile.containers.packing import PackingError
 from trajfile.containers.scratch import scratch
 from trajfile.containers.stored import Stored, announce, stored
 from trajfile.containers.threads import Threads
+from trajfile.containers.unpacking import Chunks, unpackable
 from trajfile.stopwatch import at
 
 #: Enough to keep a disk busy; and on many cores, the checksums.
@@ -147,6 +148,8 @@ class Lane:
         """Read chunks, verifying and decoding several at a time."""
         if out.nbytes >= checksum.LARGE_BYTES:
             checksum.prepare()
+        if self._unpacked(rows, columns, out):
+            return
 
         def unpack(place: tuple[int, int]) -> None:
             with at("read"):
@@ -174,6 +177,36 @@ class Lane:
                 unpack(place)
             return
         self._threads.each(unpack, places)
+
+    def _unpacked(self, rows: slice, columns: slice, out: Array) -> bool:
+        """The same by compiled loops; False if they cannot, or something is wrong."""
+        if self.compression != "zstd" or self._descriptor is None or not checksum.compiled():
+            return False
+        shuffled = h5z.FILTER_SHUFFLE in self._filters
+        if out.nbytes < _PARALLEL_BYTES or not unpackable(out.itemsize, shuffled=shuffled):
+            return False
+        index = np.searchsorted(self._known(), self._numbers(rows, columns).reshape(-1))
+        shape = self.height, self.width
+        chunks = Chunks.of(self._places[index], shape, rows, columns, out, shuffled=shuffled)
+        if chunks is None:
+            return False
+        descriptor, held = self._descriptor, chunks
+
+        def take(batch: slice) -> None:
+            if not held.take(descriptor, batch):
+                raise PackingError
+
+        try:
+            self._threads.each(take, chunks.batches())
+        except PackingError:
+            return False
+        return True
+
+    def _numbers(self, rows: slice, columns: slice) -> NDArray[np.int64]:
+        """The numbers of the chunks that a block touches, shape (down, across)."""
+        across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
+        down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
+        return down[:, None] * _MAX_CHUNKS_A_ROW + across
 
     def _gather(self, rows: slice, columns: slice, out: Array) -> None:
         """Read plain chunks by a compiled loop."""
@@ -242,15 +275,13 @@ class Lane:
 
     def _check_present(self, rows: slice, columns: slice) -> None:
         """HDF5 returns zeros for a chunk that is not there; look before reading."""
-        across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
-        down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
-        wanted = down[:, None] * _MAX_CHUNKS_A_ROW + across
+        wanted = self._numbers(rows, columns)
         # One beyond all chunks, so that there is always a place to look at.
         known = np.append(self._known(), np.iinfo(np.int64).max)
         found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
         if not found.all():
             place = int(np.argmin(found))
-            row = max(rows.start, int(down[place]) * self.height)
+            row = max(rows.start, rows.start // self.height * self.height + place * self.height)
             if self._skipping.intersection(wanted[place].tolist()):
                 raise self._damaged(f"a chunk of row {row} skips a filter", "H5-011")
             raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")

@@ -37,23 +37,24 @@ def _fletcher(words):
     return low, high
 
 
-def _unshuffle2(planes, out):
-    """Elements of two bytes from their first bytes and their second ones."""
-    count = np.uint64(len(out))
-    for i in range(count):
-        high = np.uint16(planes[count + i])
-        out[i] = np.uint16(planes[i]) | np.uint16(high << np.uint16(8))
+def _unshuffle2(planes, first, out):
+    """Elements of two bytes, from the first one on, of all first bytes and all second ones."""
+    here, next_ = np.uint64(first), np.uint64(first + len(planes) // 2)
+    for i in range(np.uint64(len(out))):
+        high = np.uint16(planes[next_ + i])
+        out[i] = np.uint16(planes[here + i]) | np.uint16(high << np.uint16(8))
 
 
-def _unshuffle4(planes, out):
-    count = np.uint64(len(out))
-    second, third = np.uint64(2) * count, np.uint64(3) * count
-    for i in range(count):
+def _unshuffle4(planes, first, out):
+    size = len(planes) // 4
+    one, two = np.uint64(first), np.uint64(first + size)
+    three, four = np.uint64(first + 2 * size), np.uint64(first + 3 * size)
+    for i in range(np.uint64(len(out))):
         out[i] = (
-            np.uint32(planes[i])
-            | (np.uint32(planes[count + i]) << np.uint32(8))
-            | (np.uint32(planes[second + i]) << np.uint32(16))
-            | (np.uint32(planes[third + i]) << np.uint32(24))
+            np.uint32(planes[one + i])
+            | (np.uint32(planes[two + i]) << np.uint32(8))
+            | (np.uint32(planes[three + i]) << np.uint32(16))
+            | (np.uint32(planes[four + i]) << np.uint32(24))
         )
 
 
@@ -67,7 +68,13 @@ _BYTES = numba.types.Array(numba.uint8, 1, "C")
 compiled = compiler(__file__)
 
 fletcher = compiled(_fletcher, _SIGNATURE)
+
+
+def _unshuffles(element):
+    return numba.void(_BYTES, numba.int64, numba.types.Array(element, 1, "C"))
+
+
 unshuffle = {
-    2: compiled(_unshuffle2, numba.void(_BYTES, numba.types.Array(numba.uint16, 1, "C"))),
-    4: compiled(_unshuffle4, numba.void(_BYTES, numba.types.Array(numba.uint32, 1, "C"))),
+    2: compiled(_unshuffle2, _unshuffles(numba.uint16)),
+    4: compiled(_unshuffle4, _unshuffles(numba.uint32)),
 }

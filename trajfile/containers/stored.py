@@ -184,7 +184,7 @@ def stored(
     beside = places.shape[1] * width - (stop - start)
     if width % 2 or start % 2 or stop % 2 or beside * _BESIDE > stop - start:
         return None
-    if not _possible():
+    if not compiled_reading():
         return None
     chunks = np.ascontiguousarray(places.T)
     return Stored(descriptor, chunks, width, start % width, stop - start)
@@ -198,12 +198,12 @@ def announce(descriptor: int, places: NDArray[np.int64], size: int) -> None:
         places: Address of each, int64, shape (chunks,), contiguous, in the order of the file.
         size: Bytes of each.
     """
-    if _possible():
+    if compiled_reading():
         _kernels().announce(descriptor, places, size)
 
 
-def _possible() -> bool:
-    """Whether the compiled loops can be used; loads them."""
+def compiled_reading() -> bool:
+    """Whether compiled loops can read files; loads them."""
     return checksum.compiled() and _kernels() is not None
 
 
