@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -30,7 +31,7 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
         FileNotFoundError: If there is none.
         Damaged: If it cannot be opened.
     """
-    if not follow:
+    if not follow and not _NO_FOLLOW:
         refuse_link(path)
     try:
         flags = os.O_RDONLY | _NO_BLOCK | _BINARY | (0 if follow else _NO_FOLLOW)
@@ -38,6 +39,8 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if not follow and error.errno == errno.ELOOP:
+            refuse_link(path)
         raise Damaged(
             f"{path} cannot be opened: {error.strerror}; check its permissions",
             path=path,

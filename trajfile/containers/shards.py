@@ -7,8 +7,10 @@ missing chunk from one that holds the fill value, and bounds what a chunk may in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ from trajfile.containers.base import Given
 from trajfile.containers.packing import PackingError, compress, decompress
 from trajfile.containers.record import crc32c
 from trajfile.containers.scattered import fill_chunk
+from trajfile.containers.scratch import scratch
 from trajfile.stopwatch import at
 
 Bits = NDArray[np.generic]
@@ -154,8 +157,7 @@ def _read_index(file: Readable, layout: ShardLayout) -> tuple[NDArray[np.uint64]
     end = file.seek(0, 2) - index.nbytes - _CRC_BYTES
     if end < 0:
         raise ShardError("the shard is truncated")
-    _fill(file, end, index.reshape(-1).view(np.uint8))
-    if _stored_crc(file) != crc32c(index):
+    if _fill(file, end, index.reshape(-1).view(np.uint8)) != crc32c(index):
         raise ShardError("the shard's index fails its checksum")
     return index, end
 
@@ -164,9 +166,8 @@ def _read_chunk(file: Readable, offset: int, size: int, layout: ShardLayout, chu
     flat = chunk.view(np.uint8)
     if layout.compression is None and size != flat.nbytes:
         raise ShardError(f"a chunk has {size} bytes where {flat.nbytes} are due")
-    payload = flat if layout.compression is None else np.empty(size, np.uint8)
-    _fill(file, offset, payload)
-    stored = _stored_crc(file)
+    payload = flat if layout.compression is None else scratch("payload", size)
+    stored = _fill(file, offset, payload)
     with at("verify"):
         holds = stored == crc32c(payload)
     if not holds:
@@ -179,11 +180,16 @@ def _read_chunk(file: Readable, offset: int, size: int, layout: ShardLayout, chu
             raise ShardError(str(error)) from error
 
 
-def _fill(file: Readable, offset: int, target: NDArray[np.uint8]) -> None:
-    file.seek(offset)
-    if file.readinto(target.data) != target.nbytes:
+def _fill(file: Readable, offset: int, target: NDArray[np.uint8]) -> int:
+    """Fill memory from a place in the file on, and give the checksum behind that."""
+    if isinstance(file, FileIO) and hasattr(os, "preadv"):
+        behind = bytearray(_CRC_BYTES)
+        count = os.preadv(file.fileno(), [target.data, behind], offset)
+    else:
+        file.seek(offset)
+        count = file.readinto(target.data) or 0
+        behind = bytearray(file.read(_CRC_BYTES) or b"")
+        count += len(behind)
+    if count != target.nbytes + _CRC_BYTES:
         raise ShardError("the shard is truncated")
-
-
-def _stored_crc(file: Readable) -> int:
-    return int.from_bytes(file.read(_CRC_BYTES) or b"", "little")
+    return int.from_bytes(behind, "little")

@@ -268,7 +268,7 @@ class ZarrStore(ABC):
         return self._tables[key]
 
     def _shard(self, key: str, band: int, shard: int) -> Path:
-        return self._root / key / f"c.{band}.{shard}"
+        return self._root / f"{key}/c.{band}.{shard}"
 
     def _read_shard(
         self, key: str, band: int, shard: int, corner: tuple[int, int], out: Array
