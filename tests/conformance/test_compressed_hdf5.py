@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.damage import chunk_offset, flip, read_all, refusal, small_run
+from tests.hostile.make import packed
 from trajfile.containers import checksum, hdf5_lanes
 from trajfile.containers.checksum import fletcher32, fletcher32_by_library, summed
 from trajfile.errors import Damaged
@@ -100,9 +101,7 @@ def replace_chunk(path: Path, payload: bytes) -> None:
 @pytest.mark.parametrize("size", [11_999, 12_001, 600_000_000])
 def test_a_chunk_that_inflates_to_another_size(tmp_path: Path, size: int) -> None:
     path = small_run(tmp_path / "run.h5", compression="gzip")
-    packer = zlib.compressobj(9)
-    parts = [packer.compress(bytes(2**20)) for _ in range(size // 2**20)]
-    bomb = b"".join(parts) + packer.compress(bytes(size % 2**20)) + packer.flush()
+    bomb = packed("zlib", size)
     assert len(bomb) < 600_000
     replace_chunk(path, bomb)
     found = refusal(path)
