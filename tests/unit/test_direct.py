@@ -24,7 +24,6 @@ from trajfile.containers import (
     stored,
     zarr_metadata,
 )
-from trajfile.containers.mapped import Mapped, Mapping
 from trajfile.convert import convert
 from trajfile.engine import direct, running, shape
 from trajfile.engine.device import Machine
@@ -55,15 +54,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "UNIT", 16)
     monkeypatch.setattr(direct, "LEAST_BYTES", 16)
     monkeypatch.setattr(direct, "PIECE_BYTES", 20_000)
-
-
-@pytest.fixture(params=["mapped", "read"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How the system is asked for pieces, however large they are."""
-    if request.param == "mapped" and Mapping(os.open(__file__, os.O_RDONLY)).until(1) is None:
-        pytest.skip("this system does not say what it can map")
-    monkeypatch.setattr(direct, "MAPPED_BYTES", 2**40 if request.param == "mapped" else 0)
-    return request.param
 
 
 @pytest.fixture
@@ -126,7 +116,6 @@ def passed(path: Path, needs: object = NEEDS, workers: int = 2, **options: objec
         container.close()
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", ["f4", ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
 def test_products_are_those_of_the_twin(dtype: object, tmp_path: Path, used: list[bool]) -> None:
     dense = a_run(dtype)
@@ -238,7 +227,6 @@ def chunks_of(path: Path, key: str) -> list[tuple[int, int]]:
     return [(int(a), int(n)) for a, n in places]
 
 
-@pytest.mark.usefixtures("way")
 def test_a_flipped_bit_is_found_wherever_it_is_and_told_as_before(
     tmp_path: Path, used: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +257,6 @@ def test_a_flipped_bit_is_found_wherever_it_is_and_told_as_before(
     assert len(told) == len(set(places))
 
 
-@pytest.mark.usefixtures("way")
 def test_a_file_that_was_cut_is_refused_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,13 +274,12 @@ def test_a_file_that_was_cut_is_refused_as_before(
 
 
 def test_what_cannot_be_read_once_is_refused(
-    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of its products may be summed up already, so reading it again is no help."""
     path = record(a_run(), tmp_path / "run.h5")
     with monkeypatch.context() as once:
-        asked = {"mapped": "populate", "read": "fetch"}[way]
-        once.setattr(stored.Pieces, asked, lambda *args: False)
+        once.setattr(stored.Pieces, "fetch", lambda *args: False)
         with pytest.raises(Damaged, match="could not be read, and then could"):
             passed(path)
     with monkeypatch.context() as once:
@@ -317,8 +303,7 @@ def test_a_missing_chunk_is_told_by_reading(
         passed(path)
 
 
-@pytest.mark.parametrize("mapped", [True, False])
-def test_sums_of_pieces_make_up_those_of_chunks(tmp_path: Path, mapped: bool) -> None:
+def test_sums_of_pieces_make_up_those_of_chunks(tmp_path: Path) -> None:
     """However a block is cut, and where its columns begin and end within chunks."""
     generator = np.random.default_rng(5)
     width, rows, chunks = 1000, 4, 3
@@ -336,14 +321,11 @@ def test_sums_of_pieces_make_up_those_of_chunks(tmp_path: Path, mapped: bool) ->
     path = tmp_path / "chunks"
     path.write_bytes(content)
     with path.open("rb") as file:
-        mapping = Mapping(file.fileno())
         for start, stop in ((0, 3000), (6, 3000), (0, 2800), (40, 2990)):
-            block = stored.stored(file.fileno(), mapping, places, width, start, stop)
+            block = stored.stored(file.fileno(), places, width, start, stop)
             assert block is not None
             columns = (stop - start) // 2  # of two bytes, from column 7 on
-            placed = [stored.Placed(block, 7, 7 + columns, 64, 3008)]
-            pieces = stored.Pieces(placed, mapped=mapped)
-            assert pieces.populate(7, 7 + columns)
+            pieces = stored.Pieces([stored.Placed(block, 7, 7 + columns, 64, 3008)])
             for step in (columns, 499, 32, 1):
                 sums, memory = pieces.no_sums(), np.zeros(64 + rows * 3008, np.uint8)
                 for a in range(7, 7 + columns, step):
@@ -358,10 +340,7 @@ def test_sums_of_pieces_make_up_those_of_chunks(tmp_path: Path, mapped: bool) ->
                 assert pieces.holds(sums)
                 sums[generator.integers(2), generator.integers(rows * chunks)] += 1
                 assert not pieces.holds(sums)
-                pieces.release()
-    assert (
-        stored.stored(0, mapping, places, width, 0, 1200) is None
-    )  # most of it for checksums alone
+    assert stored.stored(0, places, width, 0, 1200) is None  # most of it for checksums alone
 
 
 def test_without_a_compiler_or_elsewhere_tiles_are_staged(
@@ -378,52 +357,3 @@ def test_an_archive_is_staged(tmp_path: Path, used: list[bool]) -> None:
     convert(path, tmp_path / "kept.h5", layout="archive")
     agree(passed(tmp_path / "kept.h5"), measure(a_run(), NEEDS), 1e-5)
     assert not any(used)
-
-
-def test_what_was_mapped_is_let_go_of(
-    tmp_path: Path, way: str, used: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that of a file no more than two tiles stay in memory."""
-    released = []
-    release = Mapped.release
-    monkeypatch.setattr(Mapped, "release", lambda of: released.append(of) or release(of))
-    passed(record(a_run(), tmp_path / "run.h5"))
-    assert all(used)
-    assert len(set(released)) == (way == "mapped")
-    assert len(released) >= len(used) * (way == "mapped")
-
-
-def test_a_mapped_file_takes_memory_until_it_is_let_go_of(tmp_path: Path) -> None:
-    def of_files() -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        kinds = "RssFile", "RssShmem"
-        return sum(2**10 * int(line.split()[1]) for line in lines if line.startswith(kinds))
-
-    path = tmp_path / "file"
-    path.write_bytes(bytes(2**25))
-    with path.open("rb") as file:
-        mapped = Mapping(file.fileno()).until(2**25)
-        assert mapped is not None
-        before = of_files()
-        assert not mapped.bytes[:: 2**10].any()
-        assert of_files() - before > 2**24
-        mapped.release()
-        assert of_files() - before < 2**23
-
-
-def test_a_file_that_grew_is_mapped_anew(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"")
-    with path.open("r+b", buffering=0) as file:
-        assert Mapping(file.fileno()).until(1) is None
-        file.write(b"abc")
-        mapping = Mapping(file.fileno())
-        first = mapping.until(3)
-        assert first is not None
-        assert mapping.until(2) is first
-        assert mapping.until(4) is None
-        file.write(b"d")
-        grown = mapping.until(4)
-        assert grown is not None
-        assert bytes(grown.bytes) == b"abcd"
-        assert bytes(first.bytes) == b"abc"

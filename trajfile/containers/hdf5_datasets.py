@@ -14,7 +14,6 @@ from trajfile.containers.hdf5_damage import LIBRARY_FAILURES, failures_as_damage
 from trajfile.containers.hdf5_lanes import THREADS, Lane
 from trajfile.containers.hdf5_open import check_storage
 from trajfile.containers.hdf5_types import file_type, load_zstd
-from trajfile.containers.mapped import Mapping
 from trajfile.containers.store import MAX_CHUNK_COLUMNS, SCALAR_VALUE, ArraySpec
 from trajfile.containers.threads import Threads
 from trajfile.errors import Damaged
@@ -53,7 +52,6 @@ class Datasets:
         self._filters: dict[str, tuple[int, ...]] = {}
         self._wide: dict[str, int] = {}  # lanes that can widen: columns of the first dataset
         self._threads = Threads(THREADS, "trajfile-hdf5")
-        self._mapping: Mapping | None = None
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
@@ -96,7 +94,6 @@ class Datasets:
     def forget(self) -> None:
         """Let go of all of them."""
         self._threads.close()
-        self._mapping = None
         self.opened.clear()
         self.lanes.clear()
 
@@ -154,16 +151,12 @@ class Datasets:
             raise self.wrong(spec.key, f"has chunks of {rows} x {width}", "H5-010")
         if read_text(dataset, "dtype") != spec.dtype:
             raise self.wrong(spec.key, f"lacks the attribute dtype={spec.dtype!r}", "DT-003")
-        descriptor = self._descriptor()
-        if descriptor is not None and self._mapping is None:
-            self._mapping = Mapping(descriptor)
         try:
             lane = Lane(
                 dataset,
                 filters,
                 lambda what, rule: self.damaged(spec.key, what, rule),
-                descriptor,
-                self._mapping,
+                self._descriptor(),
                 self._threads,
             )
         except ValueError as error:

@@ -13,7 +13,6 @@ from trajfile.containers import checksum, hdf5_plain
 from trajfile.containers.base import Array
 from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk
 from trajfile.containers.hdf5_places import stored_chunks
-from trajfile.containers.mapped import Mapping
 from trajfile.containers.packing import PackingError
 from trajfile.containers.scratch import scratch
 from trajfile.containers.stored import Stored, announce, stored
@@ -40,7 +39,6 @@ class Lane:
         damaged: Makes the error for what is found wrong, given words and a rule's id.
         descriptor: The file, open, where chunks lie at the addresses that the library names;
             otherwise None.
-        mapping: Maps it.
         threads: To read with.
     """
 
@@ -50,7 +48,6 @@ class Lane:
         filters: tuple[int, ...],
         damaged: Callable[[str, str], Exception],
         descriptor: int | None,
-        mapping: Mapping | None,
         threads: Threads,
     ):
         self.height, self.width = (int(n) for n in dataset.get_create_plist().get_chunk())
@@ -61,7 +58,6 @@ class Lane:
         self._filters = filters
         self._damaged = damaged
         self._descriptor = descriptor if hasattr(os, "preadv") else None
-        self._mapping = mapping
         self._threads = threads
         self._present: NDArray[np.int64] | None = None
         self._skipping: set[int] = set()  # chunks that are stored without their checksum
@@ -128,7 +124,6 @@ class Lane:
             self.height > 1
             or not self.plain
             or self._descriptor is None
-            or self._mapping is None
             or self.width * item < _DIRECT_BYTES
         ):
             return None
@@ -145,7 +140,7 @@ class Lane:
         if (places[:, :, 1] != self.width * item + 4).any():
             return None
         return stored(
-            *(self._descriptor, self._mapping, places[:, :, 0], self.width * item),
+            *(self._descriptor, places[:, :, 0], self.width * item),
             *(columns.start * item, columns.stop * item),
         )
 

@@ -5,7 +5,6 @@ To be imported only where the C library has the functions called here: on Linux,
 
 from __future__ import annotations
 
-import mmap
 import os
 from typing import Any
 
@@ -15,13 +14,11 @@ import numpy as np
 from trajfile.containers import kernels
 from trajfile.containers.compiling import compiler
 from trajfile.containers.kernels import fletcher
-from trajfile.containers.mapped import POPULATE_READ
 
 #: Columns of a table of blocks: the file, the columns of the piece's owner that the block holds,
 #: bytes of an element, the byte of its first chunk with which it begins, bytes of a chunk, rows,
-#: where the addresses of its chunks begin, where its rows go in a piece and how far apart, and
-#: where the file is mapped to, or 0.
-FILE, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES, AT, STRIDE, MAPPED = range(11)
+#: where the addresses of its chunks begin, and where its rows go in a piece and how far apart.
+FILE, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES, AT, STRIDE = range(10)
 
 # By name, not by address, so that what was compiled can be kept.
 _size, _from = numba.types.uintp, numba.int64
@@ -34,15 +31,12 @@ _preadv2: Any = numba.types.ExternalFunction(
 _fadvise: Any = numba.types.ExternalFunction(
     "posix_fadvise", numba.intc(numba.intc, _from, _from, numba.intc)
 )
-_madvise: Any = numba.types.ExternalFunction("madvise", numba.intc(_size, _size, numba.intc))
-_memcpy: Any = numba.types.ExternalFunction("memcpy", _size(_size, _size, _size))
 
 #: Bytes asked to be read ahead at once: of larger ranges the system takes only the beginning.
 _AHEAD_BYTES = 2**17
 #: One chunk in so many is looked for first.
 _SAMPLE = 16
 _NOWAIT, _WILLNEED = os.RWF_NOWAIT, os.POSIX_FADV_WILLNEED
-_PAGE = mmap.PAGESIZE
 
 
 def _read(descriptor, address, count, into):
@@ -57,42 +51,15 @@ def _read(descriptor, address, count, into):
     return True
 
 
-def _populate(table, places, start, stop):
-    """Have columns [start, stop) of all blocks that have them and are mapped in memory.
-
-    Returns:
-        Whether all can be touched.
-    """
-    for b in range(len(table)):
-        first, last = max(start, table[b, START]), min(stop, table[b, STOP])
-        if not table[b, MAPPED] or first >= last:
-            continue
-        item, width, rows = table[b, ITEM], table[b, WIDTH], table[b, ROWS]
-        at = table[b, FIRST] + (first - table[b, START]) * item
-        end = at + (last - first) * item
-        while at < end:
-            chunk, skip = at // width, at % width
-            count = min(end - at, width - skip)
-            number = table[b, PLACES] + chunk * rows
-            for row in range(rows):
-                address = table[b, MAPPED] + places[number + row] + skip
-                here = address // _PAGE * _PAGE
-                size = np.uint64(address + count - here)
-                if _madvise(np.uint64(here), size, np.int32(POPULATE_READ)) != 0:
-                    return False
-            at += count
-    return True
-
-
 def _fetch(table, places, start, stop, memory, begin):
-    """Read columns [start, stop) of all blocks that have them to a piece, but what is mapped.
+    """Read columns [start, stop) of all blocks that have them to a piece that begins at `begin`.
 
     Returns:
         Whether all were there.
     """
     base = np.uint64(memory.ctypes.data) + np.uint64(begin)
     for b in range(len(table)):
-        if table[b, MAPPED] or table[b, START] > start or stop > table[b, STOP]:
+        if table[b, START] > start or stop > table[b, STOP]:
             continue
         item, width, rows = table[b, ITEM], table[b, WIDTH], table[b, ROWS]
         at = table[b, FIRST] + (start - table[b, START]) * item
@@ -111,13 +78,12 @@ def _fetch(table, places, start, stop, memory, begin):
     return True
 
 
-def _add(table, places, start, stop, words, begin, low, high):
-    """Copy what is mapped to a piece, and add the piece to the checksums of the chunks.
+def _add(table, start, stop, words, begin, low, high):
+    """Add what was fetched to the checksums of the chunks.
 
     The second sum weighs each word with how many follow, itself included; so it gains a piece's
     own second sum, and its first one for each word of the chunk that follows the piece.
     """
-    base = np.uint64(words.ctypes.data)
     for b in range(len(table)):
         if table[b, START] > start or stop > table[b, STOP]:
             continue
@@ -131,11 +97,7 @@ def _add(table, places, start, stop, words, begin, low, high):
             weight = np.uint64((width - skip - count) // 2 % 65535)
             first = table[b, PLACES] + chunk * rows
             for row in range(rows):
-                into = source + row * table[b, STRIDE]
-                if table[b, MAPPED]:
-                    here = np.uint64(table[b, MAPPED] + places[first + row] + skip)
-                    _memcpy(base + np.uint64(into), here, np.uint64(count))
-                word = into // 2
+                word = (source + row * table[b, STRIDE]) // 2
                 own_low, own_high = fletcher(words[word : word + count // 2])
                 low[first + row] += own_low
                 high[first + row] += own_high + weight * own_low
@@ -207,10 +169,7 @@ _TABLE = numba.types.Array(numba.int64, 2, "C", readonly=True)
 compiled = compiler(__file__, kernels.__file__)
 
 read = compiled(_read, numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64))
-populate = compiled(_populate, numba.boolean(_TABLE, _ADDRESSES, _NUMBER, _NUMBER))
 fetch = compiled(_fetch, numba.boolean(_TABLE, _ADDRESSES, _NUMBER, _NUMBER, _BYTES, _NUMBER))
-add = compiled(
-    _add, numba.void(_TABLE, _ADDRESSES, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS)
-)
+add = compiled(_add, numba.void(_TABLE, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS))
 settle = compiled(_settle, _NUMBER(_NUMBER, _ADDRESSES, *(_NUMBER,) * 3, _SUMS, _SUMS))
 announce = compiled(_announce, numba.void(_NUMBER, _ADDRESSES, _NUMBER))

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.containers import checksum
-from trajfile.containers.mapped import Mapped, Mapping
 
 #: Functions of the C library that the compiled loops call by name.
-_CALLED = ("pread", "preadv2", "posix_fadvise", "madvise", "memcpy")
+_CALLED = ("pread", "preadv2", "posix_fadvise")
 #: Of the chunks that a block touches at most so much more is read than the block, as a share of it.
 _BESIDE = 8
 
@@ -40,7 +39,6 @@ class Stored:
         width: Bytes of a chunk, even, without its checksum.
         first: Byte of the first chunk with which the block begins.
         size: Bytes of a row of the block, even.
-        mapping: Maps the file.
     """
 
     descriptor: int
@@ -48,17 +46,12 @@ class Stored:
     width: int
     first: int
     size: int
-    mapping: Mapping
 
     def announce(self) -> None:
         """Have the system read ahead what it does not hold yet: pieces are small and scattered."""
         # In the order in which they lie in the file.
         addresses = np.ascontiguousarray(self.places.T).reshape(-1)
         announce(self.descriptor, addresses, self.width + 4)
-
-    def mapped(self) -> Mapped | None:
-        """The file in memory, as far as the chunks lie, if that is possible."""
-        return self.mapping.until(int(self.places.max()) + self.width + 4)
 
     def holds(self, low: Sums, high: Sums) -> bool:
         """Hold sums over all bytes of the block against the checksums, with what lies beside it.
@@ -106,12 +99,10 @@ class Pieces:
 
     Args:
         placed: The blocks.
-        mapped: Whether to map them, where that is possible.
     """
 
-    def __init__(self, placed: Iterable[Placed], *, mapped: bool) -> None:
+    def __init__(self, placed: Iterable[Placed]) -> None:
         self.placed = tuple(placed)
-        self._mapped = [of.block.mapped() if mapped else None for of in self.placed]
         self._ends = np.cumsum([0, *(of.block.places.size for of in self.placed)])
         self._places = np.concatenate([of.block.places.reshape(-1) for of in self.placed])
         self._table = np.array(
@@ -119,10 +110,10 @@ class Pieces:
                 (
                     *(block.descriptor, start, stop, block.size // (stop - start)),
                     *(block.first, block.width, block.places.shape[1]),
-                    *(end, at, stride, 0 if mapped is None else mapped.address),
+                    *(end, at, stride),
                 )
-                for (block, start, stop, at, stride), end, mapped in zip(
-                    self.placed, self._ends[:-1], self._mapped, strict=True
+                for (block, start, stop, at, stride), end in zip(
+                    self.placed, self._ends, strict=False
                 )
             ],
             np.int64,
@@ -131,18 +122,6 @@ class Pieces:
     def no_sums(self) -> Sums:
         """Both sums of every chunk over nothing yet, uint64, shape (2, chunks)."""
         return np.zeros((2, len(self._places)), np.uint64)
-
-    def populate(self, start: int, stop: int) -> bool:
-        """Have mapped what can be of columns [start, stop), before pieces of them are fetched.
-
-        Args:
-            start: The first column.
-            stop: Column after the last.
-
-        Returns:
-            False if the files do not hold them, or the system cannot read them.
-        """
-        return bool(_kernels().populate(self._table, self._places, start, stop))
 
     def fetch(self, start: int, stop: int, memory: NDArray[Any], begin: int) -> bool:
         """Read a piece: columns [start, stop) of the blocks that have all of them.
@@ -154,14 +133,13 @@ class Pieces:
             begin: Where in it the piece begins; it must have room from there on.
 
         Returns:
-            Whether the files hold them; False also if the system cannot read one. What is mapped
-            is left to `add`.
+            Whether the files hold them; False also if the system cannot read one.
         """
         found = _kernels().fetch(self._table, self._places, start, stop, memory, begin)
         return bool(found)
 
     def add(self, start: int, stop: int, words: NDArray[Any], begin: int, sums: Sums) -> None:
-        """Take over a piece that was fetched, and add it to sums.
+        """Add a piece that was fetched to sums.
 
         Args:
             start: As in `fetch`.
@@ -170,7 +148,7 @@ class Pieces:
             begin: As in `fetch`, even.
             sums: As of `no_sums`.
         """
-        _kernels().add(self._table, self._places, start, stop, words, begin, *sums)
+        _kernels().add(self._table, start, stop, words, begin, *sums)
 
     def holds(self, sums: Sums) -> bool:
         """Whether all chunks match their checksums, given sums over all columns of all blocks."""
@@ -185,26 +163,14 @@ class Pieces:
         for of in self.placed:
             of.block.announce()
 
-    def release(self) -> None:
-        """Let go of what was mapped; whoever reads other pieces of the files maps theirs again."""
-        for mapped in self._mapped:
-            if mapped is not None:
-                mapped.release()
-
 
 def stored(
-    descriptor: int,
-    mapping: Mapping,
-    places: NDArray[np.int64],
-    width: int,
-    start: int,
-    stop: int,
+    descriptor: int, places: NDArray[np.int64], width: int, start: int, stop: int
 ) -> Stored | None:
     """Chunks to be read piece by piece, if they can be and it is worth while.
 
     Args:
         descriptor: The file.
-        mapping: Maps it.
         places: Address of each chunk that bytes [start, stop) of the rows touch, int64, shape
             (rows, chunks).
         width: Bytes of a chunk, without its checksum.
@@ -221,7 +187,7 @@ def stored(
     if not compiled_reading():
         return None
     chunks = np.ascontiguousarray(places.T)
-    return Stored(descriptor, chunks, width, start % width, stop - start, mapping)
+    return Stored(descriptor, chunks, width, start % width, stop - start)
 
 
 def announce(descriptor: int, places: NDArray[np.int64], size: int) -> None:

@@ -33,8 +33,6 @@ PIECE_BYTES = 9 * 2**19
 UNIT, LEAST_UNIT = 1024, 64
 #: Bytes of a row that are worth a call of the system.
 LEAST_BYTES = 2**11
-#: Less of a row is better mapped than read: a call of the system then takes longer than to copy it.
-MAPPED_BYTES = 2**14
 #: Rows lie an odd number of cache lines apart, so that they do not all compete for one cache set.
 _LINE = 64
 
@@ -80,21 +78,7 @@ class Direct:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def cut(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Pieces that make up some columns.
-
-        Args:
-            start: The first column.
-            stop: The column after the last.
-
-        Yields:
-            The columns of a piece.
-
-        Raises:
-            UnreadError: If they cannot be read.
-        """
-        with at("read"):
-            if not self.pieces.populate(start, stop):
-                raise UnreadError
+        """Pieces that make up some columns."""
         for first in range(start, stop, self.columns):
             yield first, min(first + self.columns, stop)
 
@@ -132,9 +116,8 @@ class Direct:
             self.sums[...] += sums
 
     def holds(self) -> bool:
-        """Whether every checksum does, when the sums over all columns were added."""
+        """Whether every checksum does, once the sums over all columns were added."""
         with at("verify"):
-            self.pieces.release()
             return self.pieces.holds(self.sums)
 
 
@@ -190,7 +173,7 @@ def direct(
         if found is None:
             return None
         placed.append(Placed(found, run.start, run.stop, place.start, place.stride))
-    pieces = Pieces(placed, mapped=columns * min(items.values()) < MAPPED_BYTES)
+    pieces = Pieces(placed)
     pieces.announce()
     size = sum(part.rows * part.run.row_bytes for part in parts)
     return Direct(pieces, rows, columns, end, size, pieces.no_sums())
