@@ -53,6 +53,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shape, "JOINED_BYTES", 1)  # a strip for each chunk
     monkeypatch.setattr(direct, "UNIT", 16)
     monkeypatch.setattr(direct, "LEAST_BYTES", 16)
+    monkeypatch.setattr(direct, "SMALL_BYTES", 0)
     monkeypatch.setattr(direct, "PIECE_BYTES", 20_000)
 
 
@@ -357,3 +358,15 @@ def test_an_archive_is_staged(tmp_path: Path, used: list[bool]) -> None:
     convert(path, tmp_path / "kept.h5", layout="archive")
     agree(passed(tmp_path / "kept.h5"), measure(a_run(), NEEDS), 1e-5)
     assert not any(used)
+
+
+def test_small_tiles_of_narrow_pieces_are_staged(
+    tmp_path: Path, used: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(a_run(), tmp_path / "run.h5")
+    monkeypatch.setattr(direct, "SMALL_BYTES", 2**27)
+    agree(passed(path), measure(a_run(), NEEDS), 1e-5)
+    assert not any(used)
+    monkeypatch.setattr(direct, "SMALL_LEAST_BYTES", 16)
+    passed(path)
+    assert any(used)

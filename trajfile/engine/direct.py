@@ -33,6 +33,9 @@ PIECE_BYTES = 9 * 2**19
 UNIT, LEAST_UNIT = 1024, 64
 #: Bytes of a row that are worth a call of the system.
 LEAST_BYTES = 2**11
+#: Up to so many bytes of a tile, whole chunks pass through memory sooner if less than the second is
+#: read of a row at a time; of larger tiles, two would take much memory.
+SMALL_BYTES, SMALL_LEAST_BYTES = 2**27, 2**14
 #: Rows lie an odd number of cache lines apart, so that they do not all compete for one cache set.
 _LINE = 64
 
@@ -155,7 +158,9 @@ def direct(
     free = min(room, PIECE_BYTES) - _LINE * sum(counts.values())
     columns = free // sum(items[stream] * counts[stream] for stream in items)
     columns = columns // UNIT * UNIT or columns // LEAST_UNIT * LEAST_UNIT
-    if min(columns, widest) * min(items.values()) < LEAST_BYTES:
+    size = sum(part.rows * part.run.row_bytes for part in parts)
+    least = SMALL_LEAST_BYTES if size <= SMALL_BYTES else LEAST_BYTES
+    if min(columns, widest) * min(items.values()) < least:
         return None
     rows, end = {}, 0
     for stream, item in items.items():
@@ -175,5 +180,4 @@ def direct(
         placed.append(Placed(found, run.start, run.stop, place.start, place.stride))
     pieces = Pieces(placed)
     pieces.announce()
-    size = sum(part.rows * part.run.row_bytes for part in parts)
     return Direct(pieces, rows, columns, end, size, pieces.no_sums())
