@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -92,3 +95,47 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(trajfile.FormatError, match="the file ends within a chunk"):
         container.read("params", "float32", slice(0, ROWS), slice(0, 501), out)
     container.close()
+
+
+def test_a_read_that_was_interrupted_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(tmp_path / "run.h5", np.float32)
+    expected = read(path, slice(0, ROWS), slice(10, 333))
+    kernels = hdf5_plain._kernels()
+    gather, told = kernels.gather, iter([2 * 5, 2 * 9, 2 * 0])
+
+    def interrupted(descriptor: int, places: object, *rest: object) -> int:
+        """Stop before a chunk, as when a signal comes, after reading those before it."""
+        found = next(told, None)
+        if found is None or found // 2 >= len(places):
+            return gather(descriptor, places, *rest)
+        assert gather(descriptor, places[: found // 2], *rest) == -1
+        return found
+
+    monkeypatch.setattr(kernels, "gather", interrupted)
+    np.testing.assert_array_equal(read(path, slice(0, ROWS), slice(10, 333)), expected)
+    assert next(told, None) is None
+
+
+def test_what_the_system_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = record(tmp_path / "run.h5", np.float32)
+
+    def broken(*args: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(hdf5_plain._kernels(), "gather", lambda *args: 2 * 3)
+    monkeypatch.setattr(hdf5_plain.os, "preadv", broken)
+    with pytest.raises(trajfile.Damaged, match="or cannot be read"):
+        read(path, slice(0, ROWS), slice(0, 501))
+
+
+def test_without_a_compiler_that_compiles_the_library_reads() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "from trajfile.containers import checksum as c; print(c.prepare())"],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.strip() == "False", said.stderr

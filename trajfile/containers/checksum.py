@@ -22,12 +22,16 @@ def prepare() -> bool:
 
     Returns:
         Whether checksums are compiled from now on; False where Numba is not installed, cannot
-        keep what it compiled, or is forbidden.
+        keep what it compiled, or is not to compile.
     """
     global _compiled, _unshuffle, _tried
     if not _tried and sys.byteorder == "little":
         _tried = True
         with suppress(ImportError, OSError):
+            from numba import config
+
+            if config.DISABLE_JIT:  # what calls C has no other way
+                return False
             from trajfile.containers.kernels import fletcher, unshuffle
 
             _compiled, _unshuffle = fletcher, unshuffle

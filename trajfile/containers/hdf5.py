@@ -185,7 +185,7 @@ def _create_array(file: h5py.File, spec: ArraySpec, compression: str | None) -> 
         if compression == "gzip":
             plist.set_deflate(GZIP_LEVEL)
         if compression == "zstd":
-            level = zstd_level(archive=spec.chunk[0] > 1)
+            level = zstd_level(search=spec.chunk[0] > 1)
             plist.set_filter(ZSTD_FILTER, h5z.FLAG_MANDATORY, (level,))
         plist.set_fletcher32()  # last, so that it covers what is on disk
     links = h5p.create(h5p.LINK_CREATE)

@@ -93,9 +93,7 @@ def encode_chunk(
         data = planes
     compression = compression_of(filters)
     archive = len(chunk) > 1
-    payload = (
-        data.tobytes() if compression is None else compress(data, compression, archive=archive)
-    )
+    payload = data.tobytes() if compression is None else compress(data, compression, search=archive)
     return summed(payload)
 
 

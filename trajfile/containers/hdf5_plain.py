@@ -56,19 +56,27 @@ def gather(descriptor: int, places: NDArray[np.int64], size: int, part: slice, o
 
     Raises:
         PackingError: If the file is too short, or a chunk fails its checksum.
+        OSError: If the system cannot read.
     """
     words = scratch("chunk", size + 4).view(np.uint16)
     count, stride = part.stop - part.start, out.strides[0]
     # All the memory that the rows lie in, so that the loop deals with one plain array.
     into = as_strided(out.view(np.uint8), ((len(out) - 1) * stride + count,), (1,))
-    failed = int(
-        _kernels().gather(descriptor, places, size, part.start, count, words, into, stride)
-    )
-    if failed >= 0:
-        short = failed % 2 == 0
-        raise PackingError(
-            "the file ends within a chunk" if short else "a chunk fails its checksum"
-        )
+    done, tried = 0, -1
+    while done < len(places):
+        rest = places[done:], size, part.start, count, words, into[done * stride :], stride
+        failed = int(_kernels().gather(descriptor, *rest))
+        if failed < 0:
+            return
+        if failed % 2:
+            raise PackingError("a chunk fails its checksum")
+        done += failed // 2
+        if done == tried:
+            raise PackingError("a chunk cannot be read whole")
+        tried = done
+        # Here it is asked again if a signal came in between, and what the system says is raised.
+        if os.preadv(descriptor, [words.data], int(places[done])) != size + 4:
+            raise PackingError("the file ends within a chunk")
 
 
 @cache

@@ -12,11 +12,11 @@ Compression = Literal["zstd", "gzip", "zlib", "blosc"]
 """``zlib`` is deflate as HDF5 wraps it, ``gzip`` as Zarr does; ``blosc`` shuffles before zstd."""
 
 GZIP_LEVEL = 4
-#: Neighbours in a row are alike in their exponents, which costs no search: a harder one finds short
-#: matches in noise, which take longer to write and to read than the bytes they replace.
-_ZSTD_ROWS = 1
-#: Values at other steps are long matches, worth a search.
-_ZSTD_ARCHIVE = 3
+#: The level that searches for repetitions: of rows as they are, and of values at other steps.
+_ZSTD_SEARCH = 3
+#: Of a row whose bytes are shuffled, those of exponents shrink without a search; in the others a
+#: harder one finds short matches by chance, slow to write and to read.
+_ZSTD_LIGHT = 1
 #: Blosc's level for zstd's third.
 BLOSC_LEVEL = 2
 _BLOSC_ZSTD = 4  # the number of the inner compressor in the header's flags
@@ -28,18 +28,18 @@ class PackingError(ValueError):
     """Bytes that do not decompress to what is due."""
 
 
-def zstd_level(*, archive: bool) -> int:
-    """The level at which chunks are written, of several rows as in an archive or of one."""
-    return _ZSTD_ARCHIVE if archive else _ZSTD_ROWS
+def zstd_level(*, search: bool) -> int:
+    """The level at which chunks are written; `search` is whether for repetitions."""
+    return _ZSTD_SEARCH if search else _ZSTD_LIGHT
 
 
-def compress(data: NDArray[Any], compression: Compression, *, archive: bool = False) -> bytes:
+def compress(data: NDArray[Any], compression: Compression, *, search: bool = True) -> bytes:
     """Compress the bytes of an array.
 
     Args:
         data: A chunk, contiguous.
         compression: How.
-        archive: Whether it holds several rows.
+        search: Whether to search hard for repetitions, if it is zstd.
 
     Returns:
         What `decompress` takes.
@@ -47,7 +47,7 @@ def compress(data: NDArray[Any], compression: Compression, *, archive: bool = Fa
     if compression == "zstd":
         from numcodecs.zstd import Zstd  # put off: it costs start-up time
 
-        packed: bytes = Zstd(level=zstd_level(archive=archive)).encode(data)
+        packed: bytes = Zstd(level=zstd_level(search=search)).encode(data)
         return packed
     if compression == "blosc":
         from numcodecs.blosc import SHUFFLE, Blosc
@@ -55,9 +55,7 @@ def compress(data: NDArray[Any], compression: Compression, *, archive: bool = Fa
         # In one block: bytes of a weight at other steps lie as far apart as a row is long.
         packed = Blosc("zstd", BLOSC_LEVEL, SHUFFLE, data.nbytes).encode(data)
         return packed
-    # Runs and letters are all that deflate finds in a row, too.
-    strategy = zlib.Z_DEFAULT_STRATEGY if archive else zlib.Z_RLE
-    packer = zlib.compressobj(GZIP_LEVEL, wbits=_WINDOWS[compression], strategy=strategy)
+    packer = zlib.compressobj(GZIP_LEVEL, wbits=_WINDOWS[compression])
     return packer.compress(data.data) + packer.flush()
 
 

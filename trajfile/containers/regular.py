@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
@@ -39,7 +38,7 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if not follow and error.errno == errno.ELOOP:
+        if not follow:  # systems have different numbers for a link
             refuse_link(path)
         raise Damaged(
             f"{path} cannot be opened: {error.strerror}; check its permissions",

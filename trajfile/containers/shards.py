@@ -104,7 +104,7 @@ def encode_shard(
         fill_chunk(values, rows, part, chunk)
         payload: bytes | Bits = chunk
         if layout.compression is not None:
-            payload = compress(chunk, layout.compression, archive=layout.height > 1)
+            payload = compress(chunk, layout.compression)
         return payload, crc32c(payload)
 
     count = -(-(columns.stop - columns.start) // layout.width)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from trajfile.stopwatch import at
@@ -57,9 +57,16 @@ class Threads:
                 except BaseException as error:
                     failed[number] = error
 
+        begun: list[Future[None]] = []
+        try:
+            pool = self._running()
+            for number in range(min(self.count, len(left))):
+                begun.append(pool.submit(share, number))
+        except RuntimeError:  # no more threads can be begun: it goes without them
+            share(-1)
         with at("wait"):
-            for _ in self._running().map(share, range(min(self.count, len(left)))):
-                pass
+            for future in begun:
+                future.result()
         if failed:
             raise failed[min(failed)]
 

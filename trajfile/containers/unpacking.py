@@ -150,9 +150,10 @@ class _Context:
 
     def __init__(self) -> None:
         library = _library()
-        self.address = int(library.ZSTD_createDCtx())
-        if not self.address:
+        address = library.ZSTD_createDCtx()
+        if not address:
             raise MemoryError
+        self.address = int(address)
         weakref.finalize(self, library.ZSTD_freeDCtx, self.address)
 
 

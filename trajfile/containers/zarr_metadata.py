@@ -33,7 +33,7 @@ _COMPRESSORS: dict[str | None, list[dict[str, Any]]] = {
     "zstd": [
         {
             "name": "zstd",
-            "configuration": {"level": zstd_level(archive=False), "checksum": False},
+            "configuration": {"level": zstd_level(search=True), "checksum": False},
         }
     ],
 }
