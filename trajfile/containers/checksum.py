@@ -28,9 +28,9 @@ def prepare() -> bool:
     if not _tried and sys.byteorder == "little":
         _tried = True
         with suppress(ImportError, OSError):
-            from numba import config
+            import numba
 
-            if config.DISABLE_JIT:  # what calls C has no other way
+            if getattr(numba.config, "DISABLE_JIT", 0):  # what calls C has no other way
                 return False
             from trajfile.containers.kernels import fletcher, unshuffle
 
