@@ -244,8 +244,11 @@ class Lane:
         """Whether to read plain chunks without the library and its lock."""
         if not self.plain or self._descriptor is None or self.height > 1:
             return False
-        if self.width * out.itemsize % 2 or not out.shape[1]:
+        size = self.width * out.itemsize
+        if size % 2 or not out.shape[1]:
             return False
+        if size < _DIRECT_BYTES and len(out) * size < _PARALLEL_BYTES:
+            return False  # so little, of small chunks, is read as soon by a call of the library
         large = out.nbytes >= checksum.LARGE_BYTES and checksum.prepare()
         return (large or checksum.compiled()) and hdf5_plain.possible()
 
