@@ -30,7 +30,7 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
         FileNotFoundError: If there is none.
         Damaged: If it cannot be opened.
     """
-    if not follow and not _NO_FOLLOW:
+    if not follow:
         refuse_link(path)
     try:
         flags = os.O_RDONLY | _NO_BLOCK | _BINARY | (0 if follow else _NO_FOLLOW)
@@ -38,8 +38,6 @@ def open_regular(path: Path, *, follow: bool = True) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if not follow:  # systems have different numbers for a link
-            refuse_link(path)
         raise Damaged(
             f"{path} cannot be opened: {error.strerror}; check its permissions",
             path=path,
