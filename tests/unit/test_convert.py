@@ -310,16 +310,18 @@ def test_parts_that_overlap_or_contradict_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_larger_than_memory_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.random.default_rng(0).standard_normal((3, 4_000_000)).astype(np.float32)
+    values = np.random.default_rng(0).standard_normal((3, 8_000_000)).astype(np.float32)
     with trajfile.Writer(tmp_path / "run.h5") as writer:
         for step, row in enumerate(values):
             writer.append(step, params={"w": row})
     monkeypatch.setattr(pieces, "PIECE_BYTES", 2**20)
-    tracemalloc.start()
+    # Once before, for code that is compiled or loaded by then takes memory of its own.
     trajfile.convert(tmp_path / "run.h5", tmp_path / "copy.h5")
+    tracemalloc.start()
+    trajfile.convert(tmp_path / "run.h5", tmp_path / "copy.h5", overwrite=True)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * 2**20  # a row has 16 MB
+    assert peak < 12 * 2**20  # a row has 32 MB
 
 
 @pytest.mark.parametrize(
