@@ -13,10 +13,12 @@ import pytest
 import trajfile
 from tests.recorded import plan_for
 from tests.twin import Dense, measure
+from tests.unit.blocks import chunks_of
 from tests.unit.test_engine import EVERYTHING, FEW, FROM_LAST, PG, agree, walk
 from tests.unit.test_parts import bits
 from trajfile.containers import (
     checksum,
+    hdf5_chunk_table,
     hdf5_datasets,
     hdf5_lanes,
     open_container,
@@ -219,15 +221,6 @@ def test_a_tensor_that_joins_later(
     agree(found, passed(path, needs), 1e-5)
 
 
-def chunks_of(path: Path, key: str) -> list[tuple[int, int]]:
-    """Address and size of each chunk, row by row."""
-    container = open_container(path)
-    lane = container._store._datasets.lanes[key]
-    places = lane._stored_chunks()[1]
-    container.close()
-    return [(int(a), int(n)) for a, n in places]
-
-
 def test_a_flipped_bit_is_found_wherever_it_is_and_told_as_before(
     tmp_path: Path, used: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,13 +286,8 @@ def test_a_missing_chunk_is_told_by_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = record(a_run(), tmp_path / "run.h5")
-    find = hdf5_lanes.Lane._stored_chunks
-
-    def without_one(lane: hdf5_lanes.Lane) -> object:
-        present, places = find(lane)
-        return np.delete(present, 7), np.delete(places, 7, 0)
-
-    monkeypatch.setattr(hdf5_lanes.Lane, "_stored_chunks", without_one)
+    find = hdf5_chunk_table.stored_chunks
+    monkeypatch.setattr(hdf5_chunk_table, "stored_chunks", lambda held: np.delete(find(held), 7, 0))
     with pytest.raises(Damaged, match="a committed chunk of row 2 is missing"):
         passed(path)
 

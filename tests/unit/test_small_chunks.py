@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import trajfile
+from tests.unit.blocks import read_block
 from trajfile.containers import checksum, hdf5_lanes, hdf5_plain, open_container
-from trajfile.dtypes import numpy_dtype
 
 ROWS = 60
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8]
@@ -37,16 +37,6 @@ def record(path: Path, dtype: object, columns: int = 501, gap: int = 0) -> Path:
     return path
 
 
-def read(path: Path, rows: slice, columns: slice) -> np.ndarray:
-    container = open_container(path)
-    lane = container.manifest().by_name["params"].by_name["w"].dtype
-    shape = rows.stop - rows.start, columns.stop - columns.start
-    out = np.zeros(shape, numpy_dtype(lane))
-    container.read("params", lane, rows, columns, out)
-    container.close()
-    return out.view(np.uint8)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gap", [0, 20_000])
 def test_blocks_are_what_the_library_reads(
@@ -57,17 +47,17 @@ def test_blocks_are_what_the_library_reads(
     gather = hdf5_plain.gather
     monkeypatch.setattr(hdf5_plain, "gather", lambda *a: used.append(1) or gather(*a))
     blocks = [(slice(0, ROWS), slice(0, 501)), (slice(3, 47), slice(100, 333))]
-    found = [read(path, *block) for block in blocks]
+    found = [read_block(path, *block) for block in blocks]
     assert bool(used) == (np.dtype(dtype).itemsize > 1)  # 501 bytes are no 16-bit words
     monkeypatch.setattr(hdf5_lanes.Lane, "_row_by_row", lambda lane, out: False)
     for block, values in zip(blocks, found, strict=True):
-        np.testing.assert_array_equal(values, read(path, *block))
+        np.testing.assert_array_equal(values, read_block(path, *block))
 
 
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
     path = record(tmp_path / "run.h5", np.float32)
     whole = path.read_bytes()
-    row = read(path, slice(30, 31), slice(0, 501)).tobytes()
+    row = read_block(path, slice(30, 31), slice(0, 501)).tobytes()
     start = whole.find(row)
     for place in (
         start,
@@ -80,8 +70,8 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
         content[place] ^= 4
         path.write_bytes(content)
         with pytest.raises(trajfile.FormatError, match="fails its checksum"):
-            read(path, slice(0, ROWS), slice(10, 20))
-        read(path, slice(31, ROWS), slice(0, 501))
+            read_block(path, slice(0, ROWS), slice(10, 20))
+        read_block(path, slice(31, ROWS), slice(0, 501))
 
 
 def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
@@ -89,7 +79,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     container = open_container(path)
     out = np.zeros((ROWS, 501), np.float32)
     container.read("params", "float32", slice(0, 1), slice(0, 501), out[:1])
-    row = read(path, slice(ROWS - 1, ROWS), slice(0, 501)).tobytes()
+    row = read_block(path, slice(ROWS - 1, ROWS), slice(0, 501)).tobytes()
     with path.open("r+b") as file:
         file.truncate(path.read_bytes().rfind(row) + 100)
     with pytest.raises(trajfile.FormatError, match="the file ends within a chunk"):
@@ -101,7 +91,7 @@ def test_a_read_that_was_interrupted_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = record(tmp_path / "run.h5", np.float32)
-    expected = read(path, slice(0, ROWS), slice(10, 333))
+    expected = read_block(path, slice(0, ROWS), slice(10, 333))
     kernels = hdf5_plain._kernels()
     gather, told = kernels.gather, iter([2 * 5, 2 * 9, 2 * 0])
 
@@ -114,7 +104,7 @@ def test_a_read_that_was_interrupted_is_made_again(
         return found
 
     monkeypatch.setattr(kernels, "gather", interrupted)
-    np.testing.assert_array_equal(read(path, slice(0, ROWS), slice(10, 333)), expected)
+    np.testing.assert_array_equal(read_block(path, slice(0, ROWS), slice(10, 333)), expected)
     assert next(told, None) is None
 
 
@@ -127,7 +117,7 @@ def test_what_the_system_says_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(hdf5_plain._kernels(), "gather", lambda *args: 2 * 3)
     monkeypatch.setattr(hdf5_plain.os, "preadv", broken)
     with pytest.raises(trajfile.Damaged, match="or cannot be read"):
-        read(path, slice(0, ROWS), slice(0, 501))
+        read_block(path, slice(0, ROWS), slice(0, 501))
 
 
 def test_without_a_compiler_that_compiles_the_library_reads() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import trajfile
+from tests.unit.blocks import chunks_of, read_block
 from trajfile.containers import checksum, hdf5_lanes, open_container, unpacking
-from trajfile.dtypes import numpy_dtype
 
 ROWS = 24
 COLUMNS = 5003
@@ -57,18 +57,6 @@ def record(path: Path, dtype: object) -> Path:
     return path
 
 
-def read(path: Path, rows: slice, columns: slice) -> np.ndarray:
-    container = open_container(path)
-    lane = container.manifest().by_name["params"].by_name["w"].dtype
-    shape = rows.stop - rows.start, columns.stop - columns.start
-    out = np.zeros(shape, numpy_dtype(lane))
-    try:
-        container.read("params", lane, rows, columns, out)
-    finally:
-        container.close()
-    return out.view(np.uint8)
-
-
 BLOCKS = [
     (slice(0, ROWS), slice(0, COLUMNS)),
     (slice(3, 20), slice(1000, 1001)),
@@ -86,12 +74,12 @@ def test_blocks_are_what_is_decoded_one_by_one(
     if layout == "archive":
         trajfile.convert(path, tmp_path / "packed.h5", layout="archive", compression="zstd")
         path = tmp_path / "packed.h5"
-    found = [read(path, *block) for block in BLOCKS]
+    found = [read_block(path, *block) for block in BLOCKS]
     assert bool(taken.count) == (np.dtype(dtype).itemsize < 8)
     assert not taken.refused
     monkeypatch.setattr(hdf5_lanes.Lane, "_unpacked", lambda *block: False)
     for block, values in zip(BLOCKS, found, strict=True):
-        np.testing.assert_array_equal(values, read(path, *block))
+        np.testing.assert_array_equal(values, read_block(path, *block))
     with h5py.File(path) as file:
         stored = file["streams/params"]
         lane = next(stored[name] for name in stored if name not in {"step", "sample"})
@@ -99,34 +87,26 @@ def test_blocks_are_what_is_decoded_one_by_one(
             np.testing.assert_array_equal(found[0].view(np.float32), lane[:ROWS])
 
 
-def places(path: Path) -> list[tuple[int, int]]:
-    """Address and size of each chunk."""
-    with h5py.File(path) as file:
-        lane = file["streams/params/float32"].id
-        chunks = [lane.get_chunk_info(n) for n in range(lane.get_num_chunks())]
-    return [(chunk.byte_offset, chunk.size) for chunk in chunks]
-
-
 def test_sizes_are_even_and_odd(tmp_path: Path) -> None:
     path = record(tmp_path / "run.h5", np.float32)
-    assert {size % 2 for _, size in places(path)} == {0, 1}
+    assert {size % 2 for _, size in chunks_of(path)} == {0, 1}
 
 
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, taken: Taken) -> None:
     path = record(tmp_path / "run.h5", np.float32)
     whole = path.read_bytes()
-    odd = next(row for row, (_, size) in enumerate(places(path)) if size % 2)
-    even = next(row for row, (_, size) in enumerate(places(path)) if not size % 2)
+    odd = next(row for row, (_, size) in enumerate(chunks_of(path)) if size % 2)
+    even = next(row for row, (_, size) in enumerate(chunks_of(path)) if not size % 2)
     for row in (odd, even):
-        start, size = places(path)[row]
+        start, size = chunks_of(path)[row]
         for place in (0, 1, size // 2, size - 6, size - 5, *range(size - 4, size)):
             content = bytearray(whole)
             content[start + place] ^= 16
             path.write_bytes(content)
             with pytest.raises(trajfile.Damaged, match="a chunk fails its checksum") as caught:
-                read(path, slice(0, ROWS), slice(0, COLUMNS))
+                read_block(path, slice(0, ROWS), slice(0, COLUMNS))
             assert caught.value.rule == "SUM-003"
-            read(path, slice(row + 1, ROWS), slice(0, COLUMNS))
+            read_block(path, slice(row + 1, ROWS), slice(0, COLUMNS))
             path.write_bytes(whole)
     assert taken.refused == 2 * 9
 
@@ -158,7 +138,7 @@ def test_what_is_no_chunk_is_refused_in_the_same_words(
                 if not compiled:
                     patched.setattr(hdf5_lanes.Lane, "_unpacked", lambda *block: False)
                 with pytest.raises(trajfile.Damaged) as caught:
-                    read(path, slice(0, ROWS), slice(0, COLUMNS))
+                    read_block(path, slice(0, ROWS), slice(0, COLUMNS))
             words.append((str(caught.value), caught.value.rule))
         assert words[0] == words[1]
         assert words[0][1] == "SUM-003"
@@ -170,7 +150,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     container = open_container(path)
     out = np.zeros((ROWS, COLUMNS), np.float32)
     container.read("params", "float32", slice(0, 1), slice(0, COLUMNS), out[:1])
-    address, size = places(path)[-1]
+    address, size = chunks_of(path)[-1]
     with path.open("r+b") as file:
         file.truncate(address + size - 1)
     with pytest.raises(trajfile.Damaged, match="the file ends within a chunk"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 from h5py import h5d, h5s, h5z
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from trajfile.containers import checksum, hdf5_plain
 from trajfile.containers.base import Array
+from trajfile.containers.hdf5_chunk_table import ChunkTable
 from trajfile.containers.hdf5_chunks import compression_of, decode_chunk, encode_chunk
-from trajfile.containers.hdf5_places import stored_chunks
 from trajfile.containers.packing import PackingError
 from trajfile.containers.scratch import scratch
 from trajfile.containers.stored import Stored, announce, stored
@@ -25,7 +26,6 @@ THREADS = max(4, min(8, os.cpu_count() or 1))
 _PARALLEL_BYTES = 2**21
 #: Bytes of plain chunks that a thread takes at a time.
 _SHARE_BYTES = 2**21
-_MAX_CHUNKS_A_ROW = 2**24
 #: Smaller chunks are read faster by one call of the library than one by one.
 _DIRECT_BYTES = 2**16
 
@@ -59,13 +59,11 @@ class Lane:
         self._damaged = damaged
         self._descriptor = descriptor if hasattr(os, "preadv") else None
         self._threads = threads
-        self._present: NDArray[np.int64] | None = None
-        self._skipping: set[int] = set()  # chunks that are stored without their checksum
-        self._places = np.empty((0, 2), np.int64)  # of each present chunk: address and size
+        self._table = ChunkTable(dataset, (self.height, self.width), damaged)
 
     def forget(self) -> None:
         """Forget which chunks exist, because more are being written."""
-        self._present = None
+        self._table.forget()
 
     def write_over(self, row: int, values: Array) -> None:
         """Write a row whose chunks may exist, in whatever state a kill left them.
@@ -99,11 +97,11 @@ class Lane:
         shape = self._dataset.shape
         if rows.stop > shape[0] or columns.stop > shape[1]:
             raise self._damaged(f"has only shape {shape}", "COM-002")
-        self._check_present(rows, columns)
+        places = self._table.places(rows, columns)
         try:
             target = out[:, first : first + columns.stop - columns.start]
             if self._row_by_row(out):
-                self._gather(rows, columns, target)
+                self._gather(places, columns, target)
                 return
             if self.compression is None and not (self.plain and self._direct(out)):
                 space = select(self._dataset, (rows, columns))
@@ -111,7 +109,7 @@ class Lane:
                 with at("read"):  # and verify, which the library does by itself
                     self._dataset.read(memory, space, out, self._dataset.get_type())
             else:
-                self._unpack(rows, columns, target)
+                self._unpack(places, rows, columns, target)
         except PackingError as error:
             raise self._damaged(str(error), "SUM-003") from error
         except (OSError, RuntimeError) as error:
@@ -130,64 +128,58 @@ class Lane:
         shape = self._dataset.shape
         if rows[-1] >= shape[0] or columns.stop > shape[1]:
             return None
-        present = self._known()
-        across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
-        wanted = rows[:, None] * _MAX_CHUNKS_A_ROW + across
-        index = np.minimum(np.searchsorted(present, wanted), len(present) - 1)
-        if not len(present) or (present[index] != wanted).any():
-            return None
-        places = self._places[index]
-        if (places[:, :, 1] != self.width * item + 4).any():
+        places = self._table.places_of(rows, columns)
+        if places is None or (places[:, :, 1] != self.width * item + 4).any():
             return None
         return stored(
             *(self._descriptor, places[:, :, 0], self.width * item),
             *(columns.start * item, columns.stop * item),
         )
 
-    def _unpack(self, rows: slice, columns: slice, out: Array) -> None:
+    def _unpack(self, places: NDArray[np.int64], rows: slice, columns: slice, out: Array) -> None:
         """Read chunks, verifying and decoding several at a time."""
         if out.nbytes >= checksum.LARGE_BYTES:
             checksum.prepare()
-        if self._unpacked(rows, columns, out):
+        if self._unpacked(places, rows, columns, out):
             return
 
-        def unpack(place: tuple[int, int]) -> None:
+        def unpack(chunk: tuple[tuple[int, int], NDArray[np.int64]]) -> None:
             with at("read"):
-                fetch(*place)
+                fetch(*chunk)
 
-        def fetch(top: int, left: int) -> None:
+        def fetch(corner: tuple[int, int], place: NDArray[np.int64]) -> None:
+            top, left = corner
             first, last = max(top, rows.start), min(top + self.height, rows.stop)
             start, stop = max(left, columns.start), min(left + self.width, columns.stop)
             target = out[first - rows.start : last - rows.start]
             target = target[:, start - columns.start : stop - columns.start]
             whole_row = self.height == 1 and stop - start == self.width
             if whole_row:
-                decode_chunk(self._fetch(top, left), self._filters, target[0])
+                decode_chunk(self._fetch(corner, place), self._filters, target[0])
                 return
             chunk = scratch("chunk", self.height * self.width * out.itemsize).view(out.dtype)
-            decode_chunk(self._fetch(top, left), self._filters, chunk)
+            decode_chunk(self._fetch(corner, place), self._filters, chunk)
             tile = chunk.reshape(self.height, self.width)
             target[...] = tile[first - top : last - top, start - left : stop - left]
 
-        lefts = range(columns.start // self.width * self.width, columns.stop, self.width)
         tops = range(rows.start // self.height * self.height, rows.stop, self.height)
-        places = [(top, left) for top in tops for left in lefts]
-        if len(places) == 1 or out.nbytes < _PARALLEL_BYTES:
-            for place in places:
-                unpack(place)
+        corners = product(tops, self._lefts(columns))
+        chunks = list(zip(corners, places.reshape(-1, 2), strict=True))
+        if len(chunks) == 1 or out.nbytes < _PARALLEL_BYTES:
+            for chunk in chunks:
+                unpack(chunk)
             return
-        self._threads.each(unpack, places)
+        self._threads.each(unpack, chunks)
 
-    def _unpacked(self, rows: slice, columns: slice, out: Array) -> bool:
+    def _unpacked(self, places: NDArray[np.int64], rows: slice, columns: slice, out: Array) -> bool:
         """The same by compiled loops; False if they cannot, or something is wrong."""
         if self.compression != "zstd" or self._descriptor is None or not checksum.compiled():
             return False
         shuffled = h5z.FILTER_SHUFFLE in self._filters
         if out.nbytes < _PARALLEL_BYTES or not unpackable(out.itemsize, shuffled=shuffled):
             return False
-        index = np.searchsorted(self._known(), self._numbers(rows, columns).reshape(-1))
         shape = self.height, self.width
-        chunks = Chunks.of(self._places[index], shape, rows, columns, out, shuffled=shuffled)
+        chunks = Chunks.of(places.reshape(-1, 2), shape, rows, columns, out, shuffled=shuffled)
         if chunks is None:
             return False
         descriptor, held = self._descriptor, chunks
@@ -202,43 +194,38 @@ class Lane:
             return False
         return True
 
-    def _numbers(self, rows: slice, columns: slice) -> NDArray[np.int64]:
-        """The numbers of the chunks that a block touches, shape (down, across)."""
-        across = np.arange(columns.start // self.width, (columns.stop - 1) // self.width + 1)
-        down = np.arange(rows.start // self.height, (rows.stop - 1) // self.height + 1)
-        return down[:, None] * _MAX_CHUNKS_A_ROW + across
-
-    def _gather(self, rows: slice, columns: slice, out: Array) -> None:
+    def _gather(self, places: NDArray[np.int64], columns: slice, out: Array) -> None:
         """Read plain chunks by a compiled loop."""
-        assert self._present is not None  # looked at before any chunk is read
         assert self._descriptor is not None
         descriptor, size = self._descriptor, self.width * out.itemsize
         height = max(1, _SHARE_BYTES // size)
         jobs: list[tuple[NDArray[np.int64], slice, Array]] = []
-        for left in range(columns.start // self.width * self.width, columns.stop, self.width):
+        for across, left in enumerate(self._lefts(columns)):
             start, stop = max(left, columns.start), min(left + self.width, columns.stop)
-            numbers = np.arange(rows.start, rows.stop) * _MAX_CHUNKS_A_ROW + left // self.width
-            index = np.searchsorted(self._present, numbers)
-            hdf5_plain.check_sizes(self._places[index, 1], size)
-            places = self._places[index, 0]
-            announce(descriptor, places, size + 4)
+            hdf5_plain.check_sizes(places[:, across, 1], size)
+            addresses = np.ascontiguousarray(places[:, across, 0])
+            announce(descriptor, addresses, size + 4)
             part = slice((start - left) * out.itemsize, (stop - left) * out.itemsize)
             target = out[:, start - columns.start : stop - columns.start]
             jobs += (
-                (places[first : first + height], part, target[first : first + height])
-                for first in range(0, len(places), height)
+                (addresses[first : first + height], part, target[first : first + height])
+                for first in range(0, len(addresses), height)
             )
 
         def work(job: tuple[NDArray[np.int64], slice, Array]) -> None:
-            places, part, target = job
+            addresses, part, target = job
             with at("read"):  # and verify
-                hdf5_plain.gather(descriptor, places, size, part, target)
+                hdf5_plain.gather(descriptor, addresses, size, part, target)
 
         if len(out) * size < _PARALLEL_BYTES:
             for job in jobs:
                 work(job)
         else:
             self._threads.each(work, jobs)
+
+    def _lefts(self, columns: slice) -> range:
+        """First column of each chunk in a row of a block."""
+        return range(columns.start // self.width * self.width, columns.stop, self.width)
 
     def _row_by_row(self, out: Array) -> bool:
         """Whether to read plain chunks without the library and its lock."""
@@ -258,60 +245,17 @@ class Lane:
             return False
         return checksum.compiled() or (out.nbytes >= checksum.LARGE_BYTES and checksum.prepare())
 
-    def _fetch(self, top: int, left: int) -> NDArray[np.uint8]:
+    def _fetch(self, corner: tuple[int, int], place: NDArray[np.int64]) -> NDArray[np.uint8]:
         """A chunk as it lies in the file."""
         if self._descriptor is None:
-            return np.frombuffer(self._dataset.read_direct_chunk((top, left))[1], np.uint8)
-        address, size = self._place(top, left)
+            return np.frombuffer(self._dataset.read_direct_chunk(corner)[1], np.uint8)
+        address, size = place.tolist()
         if not 0 < size <= os.fstat(self._descriptor).st_size:
             raise PackingError("the file ends within a chunk")
         stored = scratch("stored", size)
         if os.preadv(self._descriptor, [stored.data], address) != size:
             raise PackingError("the file ends within a chunk")
         return stored
-
-    def _place(self, top: int, left: int) -> tuple[int, int]:
-        assert self._present is not None  # looked at before any chunk is read
-        number = top // self.height * _MAX_CHUNKS_A_ROW + left // self.width
-        address, size = self._places[np.searchsorted(self._present, number)].tolist()
-        return address, size
-
-    def _check_present(self, rows: slice, columns: slice) -> None:
-        """HDF5 returns zeros for a chunk that is not there; look before reading."""
-        wanted = self._numbers(rows, columns)
-        # One beyond all chunks, so that there is always a place to look at.
-        known = np.append(self._known(), np.iinfo(np.int64).max)
-        found = np.all(known[np.searchsorted(known, wanted)] == wanted, axis=1)
-        if not found.all():
-            place = int(np.argmin(found))
-            row = max(rows.start, rows.start // self.height * self.height + place * self.height)
-            if self._skipping.intersection(wanted[place].tolist()):
-                raise self._damaged(f"a chunk of row {row} skips a filter", "H5-011")
-            raise self._damaged(f"a committed chunk of row {row} is missing", "SUM-002")
-
-    def _known(self) -> NDArray[np.int64]:
-        """The numbers of the chunks that are there, sorted."""
-        if self._present is None:
-            present, self._places = self._stored_chunks()
-            self._present = present  # last: another thread may read as soon as it is there
-        return self._present
-
-    def _stored_chunks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The chunks that are stored with all their filters applied.
-
-        Returns:
-            Their numbers, sorted, and the address and size of each, shape (chunks, 2).
-        """
-        found = stored_chunks(self._dataset)
-        found = found[found[:, 0] < 2**38]
-        bands = found[:, 0] // np.uint64(self.height) * np.uint64(_MAX_CHUNKS_A_ROW)
-        numbers = (bands + found[:, 1] // np.uint64(self.width)).astype(np.int64)
-        whole = found[:, 2] == 0
-        self._skipping = set(numbers[~whole].tolist())
-        places = np.minimum(found[:, 3:], np.uint64(2**62)).astype(np.int64)
-        order = np.flatnonzero(whole)
-        order = order[np.argsort(numbers[order], kind="stable")]
-        return numbers[order], np.ascontiguousarray(places[order])
 
 
 def select(dataset: h5d.DatasetID, block: tuple[slice, ...]) -> h5s.SpaceID:
