@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -60,18 +62,35 @@ def test_where_the_library_fails_or_says_otherwise_the_wrapper_is_asked(
     expected = hdf5_places._listed(dataset)
     function = hdf5_places._function()
 
-    def swapped(*arguments: int) -> int:
-        done = function(*arguments)
-        into = np.ctypeslib.as_array(
-            (np.ctypeslib.ctypes.c_uint64 * 7).from_address(arguments[3]), (7,)
-        )
-        into[5], into[6] = into[6], into[5]
-        return done
+    def saying(change: Callable[[np.ndarray], None]) -> Callable[..., int]:
+        """The library's function, but for what it says of chunks, shape (chunks, 5)."""
+
+        def other(*arguments: int) -> int:
+            done = function(*arguments)
+            place, count = arguments[3], len(expected)
+            into = np.ctypeslib.as_array((ctypes.c_uint64 * (2 + 5 * count)).from_address(place))
+            change(into[2:].reshape(count, 5))
+            return done
+
+        return other
+
+    def swapped(chunks: np.ndarray) -> None:
+        chunks[:, 3:] = chunks[:, :2:-1].copy()
+
+    def in_chunks(chunks: np.ndarray) -> None:
+        chunks[:, :2] //= np.array([2, 7], np.uint64)
+
+    def in_bytes(chunks: np.ndarray) -> None:
+        chunks[:, :2] *= np.uint64(4)
+
+    def across_first(chunks: np.ndarray) -> None:
+        chunks[:, :2] = chunks[:, 1::-1].copy()
 
     asked = []
     listed = hdf5_places._listed
     monkeypatch.setattr(hdf5_places, "_listed", lambda d: asked.append(d) or listed(d))
-    for other in (lambda *_: -1, swapped, None):
+    others = [saying(change) for change in (swapped, in_chunks, in_bytes, across_first)]
+    for other in (lambda *_: -1, *others, None):
         monkeypatch.setattr(hdf5_places, "_function", lambda other=other: other)
         np.testing.assert_array_equal(stored_chunks(dataset), expected)
-    assert len(asked) == 3
+    assert len(asked) == 6

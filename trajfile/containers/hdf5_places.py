@@ -67,18 +67,21 @@ def _taken_down(dataset: h5d.DatasetID) -> Table | None:
             count = int(into[0])
             if done < 0:
                 return None
-            if 0 < count <= room and not _agrees(dataset, into[HEAD : HEAD + FIELDS]):
-                return None
-        if count <= room:
-            found = into[HEAD : HEAD + FIELDS * count].reshape(-1, FIELDS)
-            found[found[:, 3] == _NOWHERE, 3] = 0  # as the wrapper's None
-            return found
+            if count <= room:
+                found = into[HEAD : HEAD + FIELDS * count].reshape(-1, FIELDS)
+                if count and not _agrees(dataset, found):
+                    return None
+                found[found[:, 3] == _NOWHERE, 3] = 0  # as the wrapper's None
+                return found
         room = count
 
 
-def _agrees(dataset: h5d.DatasetID, first: Table) -> bool:
+def _agrees(dataset: h5d.DatasetID, found: Table) -> bool:
     """Whether the library's wrapper says the same of a chunk."""
-    down, across, mask, address, size = first.tolist()
+    # Of one away from the origin, in both dimensions if there is such a one: at the origin offsets
+    # are the same in whatever they are counted.
+    one = int(np.argmax(np.count_nonzero(found[:, :2], axis=1)))
+    down, across, mask, address, size = found[one].tolist()
     info = dataset.get_chunk_info_by_coord((down, across))
     return (info.filter_mask, info.byte_offset, info.size) == (mask, address, size)
 
