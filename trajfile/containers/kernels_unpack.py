@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from trajfile.containers import kernels, kernels_read
 from trajfile.containers.compiling import compiler
@@ -67,41 +68,35 @@ def _inflate(context, chunks, packed, k, planes):
     return _decode(context, np.uint64(planes.ctypes.data), size, source, count) == size
 
 
-def _unpack1(context, chunks, packed, rows, planes, out):
-    """Decode chunks, and copy rows of bytes of them; the first that is no chunk, or -1."""
-    r = np.int64(0)
-    for k in range(len(chunks)):
-        if not inflate(context, chunks, packed, k, planes):
-            return k
-        while r < len(rows) and rows[r, CHUNK] == k:
-            first, count, into = rows[r, FIRST], rows[r, COUNT], rows[r, INTO]
-            out[into : into + count] = planes[first : first + count]
-            r += 1
-    return -1
+def _put(planes, first, out):
+    """Copy elements of a chunk, from its first one that is wanted on, into `out`."""
 
 
-def _unpack2(context, chunks, packed, rows, planes, out):
-    """The same for elements of two bytes that were shuffled."""
-    r = np.int64(0)
-    for k in range(len(chunks)):
-        if not inflate(context, chunks, packed, k, planes):
-            return k
-        while r < len(rows) and rows[r, CHUNK] == k:
-            into = rows[r, INTO]
-            unshuffle2(planes, rows[r, FIRST], out[into : into + rows[r, COUNT]])
-            r += 1
-    return -1
+@overload(_put)
+def _put_by_size(planes, first, out):
+    """Of one byte as they are; of more from all their first bytes, all second ones and so on."""
+    if out.dtype.bitwidth == 16:
+        return lambda planes, first, out: unshuffle2(planes, first, out)
+    if out.dtype.bitwidth == 32:
+        return lambda planes, first, out: unshuffle4(planes, first, out)
+
+    def copy(planes, first, out):
+        here = np.uint64(first)
+        for i in range(np.uint64(len(out))):  # as fast as a slice, and compiled 4 s sooner
+            out[i] = planes[here + i]
+
+    return copy
 
 
-def _unpack4(context, chunks, packed, rows, planes, out):
-    """The same for elements of four bytes that were shuffled."""
+def _unpack(context, chunks, packed, rows, planes, out):
+    """Decode chunks, and put rows of them in their places; the first that is no chunk, or -1."""
     r = np.int64(0)
     for k in range(len(chunks)):
         if not inflate(context, chunks, packed, k, planes):
             return k
         while r < len(rows) and rows[r, CHUNK] == k:
             into = rows[r, INTO]
-            unshuffle4(planes, rows[r, FIRST], out[into : into + rows[r, COUNT]])
+            _put(planes, rows[r, FIRST], out[into : into + rows[r, COUNT]])
             r += 1
     return -1
 
@@ -122,9 +117,5 @@ unshuffle2, unshuffle4 = unshuffle[2], unshuffle[4]
 gather = compiled(_gather, _NUMBER(_NUMBER, _TABLE, _BYTES))
 verify = compiled(_verify, _NUMBER(_TABLE, _BYTES))
 inflate = compiled(_inflate, numba.boolean(_CONTEXT, _TABLE, _BYTES, _NUMBER, _BYTES))
-#: By the bytes of an element that was shuffled; 1 if none was.
-unpack = {
-    1: compiled(_unpack1, _unpacks(numba.uint8)),
-    2: compiled(_unpack2, _unpacks(numba.uint16)),
-    4: compiled(_unpack4, _unpacks(numba.uint32)),
-}
+#: Of elements that were shuffled, in as many bytes; of bytes, if none were.
+unpack = compiled(_unpack, [_unpacks(kind) for kind in (numba.uint8, numba.uint16, numba.uint32)])

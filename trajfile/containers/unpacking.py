@@ -131,12 +131,12 @@ class Chunks:
                 return False
         first, last = np.searchsorted(self.rows[:, 0], [batch.start, batch.stop])
         rows = self.rows[first:last] - [batch.start, 0, 0, 0]
-        out, kind = self.out, item
-        if not self.shuffled or item == 1:
-            out, kind, rows = out.view(np.uint8), 1, rows * [1, item, item, item]
+        out = self.out
+        if not self.shuffled:
+            out, rows = out.view(np.uint8), rows * [1, item, item, item]
         planes = scratch("planes", self.elements * item)
         with at("decode"):
-            found = kernels.unpack[kind](_context().address, table, memory, rows, planes, out)
+            found = kernels.unpack(_context().address, table, memory, rows, planes, out)
         return int(found) < 0
 
 
