@@ -74,6 +74,13 @@ class Stopwatch:
                     total[kind] = total.get(kind, 0.0) + spent
             hand.spent.clear()
 
+    def spent(self, kind: Kind, seconds: float) -> None:
+        """Count some of the time of what the thread is at as work of another kind."""
+        hand = self._hand()
+        if hand.kinds:
+            hand.spent[kind] += seconds
+            hand.spent[hand.kinds[-1]] -= seconds
+
     def _hand(self) -> _Hand:
         try:
             hand: _Hand = self._local.hand
@@ -126,6 +133,23 @@ def at(kind: Kind) -> AbstractContextManager[None]:
     """
     watch = _running  # another thread may end it at any moment
     return _OFF if watch is None else _At(watch, kind)
+
+
+def is_running() -> bool:
+    """Whether a stopwatch runs, for work that would have to look at the clock by itself."""
+    return _running is not None
+
+
+def spent(kind: Kind, seconds: float) -> None:
+    """Count time that was measured by other means, if a stopwatch runs.
+
+    Args:
+        kind: What it was spent on.
+        seconds: How much of that of the kind of work the thread is at.
+    """
+    watch = _running
+    if watch is not None:
+        watch.spent(kind, seconds)
 
 
 def timed(kind: Kind, work: Callable[[], T]) -> T:

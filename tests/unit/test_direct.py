@@ -27,11 +27,13 @@ from trajfile.containers import (
     zarr_metadata,
 )
 from trajfile.convert import convert
-from trajfile.engine import direct, running, shape
+from trajfile.engine import direct, frames, phases, running, shape, step
+from trajfile.engine import plan as planning
 from trajfile.engine.device import Machine
 from trajfile.engine.needs import Inner, LayerLaw, LayerPair
 from trajfile.engine.stream import conclude_pass, run_part, run_pass
 from trajfile.errors import Damaged
+from trajfile.stopwatch import running as running_watch
 
 pytest.importorskip("numba")
 
@@ -53,10 +55,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAX_CHUNK_COLUMNS", 1200)
     monkeypatch.setattr(hdf5_lanes, "_DIRECT_BYTES", 2**10)
     monkeypatch.setattr(shape, "JOINED_BYTES", 1)  # a strip for each chunk
-    monkeypatch.setattr(direct, "UNIT", 16)
+    monkeypatch.setattr(frames, "UNIT", 16)
     monkeypatch.setattr(direct, "LEAST_BYTES", 16)
-    monkeypatch.setattr(direct, "SMALL_BYTES", 0)
-    monkeypatch.setattr(direct, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(planning, "LANE_COLUMNS", 400)
+    monkeypatch.setattr(frames, "FRAME_BYTES", 20_000)
+    monkeypatch.setattr(phases, "PHASE_ROWS", 5)
 
 
 @pytest.fixture
@@ -272,8 +275,12 @@ def test_what_cannot_be_read_once_is_refused(
 ) -> None:
     """A part of its products may be summed up already, so reading it again is no help."""
     path = record(a_run(), tmp_path / "run.h5")
+
+    def refuse(*args: object) -> None:
+        raise direct.UnreadError
+
     with monkeypatch.context() as once:
-        once.setattr(stored.Pieces, "fetch", lambda *args: False)
+        once.setattr(step.Step, "_work_off", refuse)
         with pytest.raises(Damaged, match="could not be read, and then could"):
             passed(path)
     with monkeypatch.context() as once:
@@ -314,13 +321,16 @@ def test_sums_of_pieces_make_up_those_of_chunks(tmp_path: Path) -> None:
             block = stored.stored(file.fileno(), places, width, start, stop)
             assert block is not None
             columns = (stop - start) // 2  # of two bytes, from column 7 on
-            pieces = stored.Pieces([stored.Placed(block, 7, 7 + columns, 64, 3008)])
+            pieces = stored.Pieces([stored.Placed(block, 5, 7, 7 + columns)])
+            reads = np.array([(5, r, 64 + 3008 * r) for r in (2, 0, 3, 1)] + [(4, 0, 0)], np.int64)
+            table, kernels = (pieces.table, pieces.places), stored._kernels()
             for step in (columns, 499, 32, 1):
                 sums, memory = pieces.no_sums(), np.zeros(64 + rows * 3008, np.uint8)
                 for a in range(7, 7 + columns, step):
                     b = min(a + step, 7 + columns)
-                    assert pieces.fetch(a, b, memory, 0)
-                    pieces.add(a, b, memory.view(np.uint16), 0, sums)
+                    for some in (reads[:2], reads[2:]):
+                        assert kernels.fetch(*table, some, a, b, memory, 0)
+                        kernels.add(*table[:1], some, a, b, memory.view(np.uint16), 0, *sums)
                     for row in range(rows):
                         of = b"".join(content[p : p + width] for p in places[row].tolist())
                         at = start + 2 * (a - 7)
@@ -348,13 +358,21 @@ def test_an_archive_is_staged(tmp_path: Path, used: list[bool]) -> None:
     assert not any(used)
 
 
-def test_small_tiles_of_narrow_pieces_are_staged(
+def test_tiles_of_narrow_pieces_are_staged(
     tmp_path: Path, used: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = record(a_run(), tmp_path / "run.h5")
-    monkeypatch.setattr(direct, "SMALL_BYTES", 2**27)
+    monkeypatch.setattr(direct, "LEAST_BYTES", 2**13)
     agree(passed(path), measure(a_run(), NEEDS), 1e-5)
     assert not any(used)
-    monkeypatch.setattr(direct, "SMALL_LEAST_BYTES", 16)
-    passed(path)
-    assert any(used)
+
+
+def test_reading_and_verifying_show_beside_products(tmp_path: Path, used: list[bool]) -> None:
+    path = record(a_run(), tmp_path / "run.h5")
+    with running_watch() as watch:
+        passed(path)
+    assert all(used)
+    assert watch is not None
+    spent = [kinds for name, kinds in watch.told().items() if "worker" in name]
+    for kind in ("read", "verify", "products"):
+        assert sum(kinds.get(kind, 0) for kinds in spent) > 0

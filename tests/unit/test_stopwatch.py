@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import trajfile
-from trajfile.stopwatch import KINDS, at, running
+from trajfile.stopwatch import KINDS, at, is_running, running, spent
 
 
 def test_what_is_nested_counts_once() -> None:
@@ -51,6 +51,21 @@ def test_nothing_is_noted_unless_it_runs() -> None:
     assert "read" not in watch.told()["MainThread"]
 
 
+def test_what_was_measured_otherwise_is_taken_from_what_the_thread_is_at() -> None:
+    assert not is_running()
+    spent("read", 1.0)  # nobody counts
+    start = time.perf_counter()
+    with running() as watch:
+        assert is_running()
+        with at("products"):
+            time.sleep(0.03)
+            spent("read", 0.02)
+    assert watch is not None
+    told = watch.told()["MainThread"]
+    assert told["read"] == 0.02
+    assert 0.03 <= told["read"] + told["products"] < time.perf_counter() - start
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".zarr"])
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_an_analysis_is_accounted_for(suffix: str, compression: str, tmp_path: Path) -> None:
@@ -69,6 +84,6 @@ def test_an_analysis_is_accounted_for(suffix: str, compression: str, tmp_path: P
     assert ("decode" in kinds) == (compression is not None)
     assert "verify" in kinds or suffix == ".h5"
     assert sum(profile["MainThread"].values()) == pytest.approx(report.run.wall_seconds, abs=0.1)
-    for name, spent in profile.items():
-        assert sum(spent.values()) <= report.run.wall_seconds * 1.05, name
+    for name, seconds in profile.items():
+        assert sum(seconds.values()) <= report.run.wall_seconds * 1.05, name
     assert trajfile.Report.from_dict(report.to_dict()).run.profile == profile

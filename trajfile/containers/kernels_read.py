@@ -15,10 +15,13 @@ from trajfile.containers import kernels
 from trajfile.containers.compiling import compiler
 from trajfile.containers.kernels import fletcher
 
-#: Columns of a table of blocks: the file, the columns of the piece's owner that the block holds,
-#: bytes of an element, the byte of its first chunk with which it begins, bytes of a chunk, rows,
-#: where the addresses of its chunks begin, and where its rows go in a piece and how far apart.
-FILE, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES, AT, STRIDE = range(10)
+#: Columns of a table of blocks: the file, the number of the block's stream, the columns of the
+#: piece's owner that it holds, bytes of an element, the byte of its first chunk with which it
+#: begins, bytes of a chunk, rows, and where the addresses of its chunks begin.
+FILE, OF, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES = range(9)
+#: Columns of a table of what to read: the number of a stream, a row of its blocks, and the byte of
+#: a piece where the row goes.
+STREAM, ROW, INTO = range(3)
 
 # By name, not by address, so that what was compiled can be kept.
 _size, _from = numba.types.uintp, numba.int64
@@ -51,8 +54,8 @@ def _read(descriptor, address, count, into):
     return True
 
 
-def _fetch(table, places, start, stop, memory, begin):
-    """Read columns [start, stop) of all blocks that have them to a piece that begins at `begin`.
+def _fetch(table, places, reads, start, stop, memory, begin):
+    """Read columns [start, stop) of some rows to a piece that begins at `begin`.
 
     Returns:
         Whether all were there.
@@ -64,21 +67,23 @@ def _fetch(table, places, start, stop, memory, begin):
         item, width, rows = table[b, ITEM], table[b, WIDTH], table[b, ROWS]
         at = table[b, FIRST] + (start - table[b, START]) * item
         end = at + (stop - start) * item
-        into = base + np.uint64(table[b, AT])
+        into = base
         while at < end:
             chunk, skip = at // width, at % width
             count = min(end - at, width - skip)
             first = table[b, PLACES] + chunk * rows
-            for row in range(rows):
-                target = into + np.uint64(row * table[b, STRIDE])
-                if not read(table[b, FILE], places[first + row] + skip, count, target):
+            for k in range(len(reads)):
+                if reads[k, STREAM] != table[b, OF]:
+                    continue
+                target = into + np.uint64(reads[k, INTO])
+                if not read(table[b, FILE], places[first + reads[k, ROW]] + skip, count, target):
                     return False
             at += count
             into += np.uint64(count)
     return True
 
 
-def _add(table, start, stop, words, begin, low, high):
+def _add(table, reads, start, stop, words, begin, low, high):
     """Add what was fetched to the checksums of the chunks.
 
     The second sum weighs each word with how many follow, itself included; so it gains a piece's
@@ -90,14 +95,16 @@ def _add(table, start, stop, words, begin, low, high):
         item, width, rows = table[b, ITEM], table[b, WIDTH], table[b, ROWS]
         at = table[b, FIRST] + (start - table[b, START]) * item
         end = at + (stop - start) * item
-        source = begin + table[b, AT]
+        source = begin
         while at < end:
             chunk, skip = at // width, at % width
             count = min(end - at, width - skip)
             weight = np.uint64((width - skip - count) // 2 % 65535)
             first = table[b, PLACES] + chunk * rows
-            for row in range(rows):
-                word = (source + row * table[b, STRIDE]) // 2
+            for k in range(len(reads)):
+                if reads[k, STREAM] != table[b, OF]:
+                    continue
+                row, word = reads[k, ROW], (source + reads[k, INTO]) // 2
                 own_low, own_high = fletcher(words[word : word + count // 2])
                 low[first + row] += own_low
                 high[first + row] += own_high + weight * own_low
@@ -169,7 +176,9 @@ _TABLE = numba.types.Array(numba.int64, 2, "C", readonly=True)
 compiled = compiler(__file__, kernels.__file__)
 
 read = compiled(_read, numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64))
-fetch = compiled(_fetch, numba.boolean(_TABLE, _ADDRESSES, _NUMBER, _NUMBER, _BYTES, _NUMBER))
-add = compiled(_add, numba.void(_TABLE, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS))
+fetch = compiled(
+    _fetch, numba.boolean(_TABLE, _ADDRESSES, _TABLE, _NUMBER, _NUMBER, _BYTES, _NUMBER)
+)
+add = compiled(_add, numba.void(_TABLE, _TABLE, _NUMBER, _NUMBER, _WORDS, _NUMBER, _SUMS, _SUMS))
 settle = compiled(_settle, _NUMBER(_NUMBER, _ADDRESSES, *(_NUMBER,) * 3, _SUMS, _SUMS))
 announce = compiled(_announce, numba.void(_NUMBER, _ADDRESSES, _NUMBER))

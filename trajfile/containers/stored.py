@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 from trajfile.containers import checksum
 
 #: Functions of the C library that the compiled loops call by name.
-_CALLED = ("pread", "preadv2", "posix_fadvise")
+_CALLED = ("pread", "preadv2", "posix_fadvise", "clock_gettime")
 #: Of the chunks that a block touches at most so much more is read than the block, as a share of it.
 _BESIDE = 8
 
 Sums = NDArray[np.uint64]
+#: Rows to be read, int64, shape (rows, 3): the number of a stream, a row of its blocks, and the
+#: byte of a piece, even, where the row goes.
+Reads = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,80 +78,54 @@ class Stored:
 
 
 class Placed(NamedTuple):
-    """A block, and where its rows go in a piece.
+    """A block, and what it holds.
 
     Attributes:
         block: Where it lies.
+        stream: The number of its stream, as what is to be read names it.
         start: The first column that it holds, of those that pieces are cut from.
         stop: Column after the last.
-        at: Where in a piece its first row begins, in bytes, even.
-        stride: How far the next row is from it.
     """
 
     block: Stored
+    stream: int
     start: int
     stop: int
-    at: int
-    stride: int
 
 
 class Pieces:
     """Blocks of rows that are read together, a few columns of all of them at a time.
 
-    Several threads may read, each with memory and sums of its own.
+    Compiled loops read them (`trajfile.containers.kernels_read`), by several threads if need be,
+    each with memory and sums of its own.
 
     Args:
         placed: The blocks.
+
+    Attributes:
+        placed: The same.
+        table: What the loops must know of the blocks.
+        places: Address of each chunk, those of a block one after another.
     """
 
     def __init__(self, placed: Iterable[Placed]) -> None:
         self.placed = tuple(placed)
         self._ends = np.cumsum([0, *(of.block.places.size for of in self.placed)])
-        self._places = np.concatenate([of.block.places.reshape(-1) for of in self.placed])
-        self._table = np.array(
+        self.places = np.concatenate([of.block.places.reshape(-1) for of in self.placed])
+        self.table = np.array(
             [
                 (
-                    *(block.descriptor, start, stop, block.size // (stop - start)),
-                    *(block.first, block.width, block.places.shape[1]),
-                    *(end, at, stride),
+                    *(block.descriptor, stream, start, stop, block.size // (stop - start)),
+                    *(block.first, block.width, block.places.shape[1], end),
                 )
-                for (block, start, stop, at, stride), end in zip(
-                    self.placed, self._ends, strict=False
-                )
+                for (block, stream, start, stop), end in zip(self.placed, self._ends, strict=False)
             ],
             np.int64,
         )
 
     def no_sums(self) -> Sums:
         """Both sums of every chunk over nothing yet, uint64, shape (2, chunks)."""
-        return np.zeros((2, len(self._places)), np.uint64)
-
-    def fetch(self, start: int, stop: int, memory: NDArray[Any], begin: int) -> bool:
-        """Read a piece: columns [start, stop) of the blocks that have all of them.
-
-        Args:
-            start: Its first column.
-            stop: Column after the last.
-            memory: uint8, of one dimension.
-            begin: Where in it the piece begins; it must have room from there on.
-
-        Returns:
-            Whether the files hold them; False also if the system cannot read one.
-        """
-        found = _kernels().fetch(self._table, self._places, start, stop, memory, begin)
-        return bool(found)
-
-    def add(self, start: int, stop: int, words: NDArray[Any], begin: int, sums: Sums) -> None:
-        """Add a piece that was fetched to sums.
-
-        Args:
-            start: As in `fetch`.
-            stop: As in `fetch`.
-            words: The memory, as uint16.
-            begin: As in `fetch`, even.
-            sums: As of `no_sums`.
-        """
-        _kernels().add(self._table, start, stop, words, begin, *sums)
+        return np.zeros((2, len(self.places)), np.uint64)
 
     def holds(self, sums: Sums) -> bool:
         """Whether all chunks match their checksums, given sums over all columns of all blocks."""

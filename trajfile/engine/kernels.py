@@ -81,7 +81,13 @@ def _add(out, count, code, k, totals):
 
 
 @compiled
-def _multiply_band(x, address, band, masks, n, out, totals):
+def _lies(base, moves, shift, row):
+    """Where a row begins."""
+    return base[row] + shift[moves[row]]
+
+
+@compiled
+def _multiply_band(x, base, moves, shift, band, masks, n, out, totals):
     """Multiply three rows with four, again and again, until a band is covered."""
     left, right = band[BAND_LEFT], band[BAND_RIGHT]
     last_i = band[BAND_LEFT_STOP] - 1
@@ -94,14 +100,15 @@ def _multiply_band(x, address, band, masks, n, out, totals):
         full_to = min(full_to, masks[mask + m, 1])
     for i in range(band[BAND_START], until, 3):
         # In place of rows that are not there, the nearest; it is left out below.
-        i0, i1 = address[left + min(i, last_i)], address[left + min(i + 1, last_i)]
-        i2 = address[left + min(i + 2, last_i)]
+        i0 = _lies(base, moves, shift, left + min(i, last_i))
+        i1 = _lies(base, moves, shift, left + min(i + 1, last_i))
+        i2 = _lies(base, moves, shift, left + min(i + 2, last_i))
         whole = full_from <= i and i + 3 <= min(full_to, until)
         for j in range(max(i + lag, first_j), min(i + 2 + lag + lags, last_j + 1), 4):
-            j0 = address[right + min(j, last_j)]
-            j1 = address[right + min(j + 1, last_j)]
-            j2 = address[right + min(j + 2, last_j)]
-            j3 = address[right + min(j + 3, last_j)]
+            j0 = _lies(base, moves, shift, right + min(j, last_j))
+            j1 = _lies(base, moves, shift, right + min(j + 1, last_j))
+            j2 = _lies(base, moves, shift, right + min(j + 2, last_j))
+            j3 = _lies(base, moves, shift, right + min(j + 3, last_j))
             three_by_four(x, i0, i1, i2, j0, j1, j2, j3, n, out)
             for u in range(min(3, until - i)):
                 low = j - i - u - lag
@@ -150,35 +157,38 @@ def multiply(
         tensors: Added to, float64, shape (segments, products per tensor).
     """
     out = np.empty(12, np.float32)
-    address = np.empty(len(base), np.int64)
+    shift = np.empty(2, np.int64)
+    shift[0] = scratch
     apart = tensors.shape[1] > 0
     low = 0
     for at in range(first, stop, chunk):
         end = min(at + chunk, stop)
         n = end - at
-        for r in range(len(base)):
-            address[r] = base[r] + (at if moves[r] else scratch)
+        shift[1] = at
         while segments[low, 1] <= at:
             low += 1
         for k in range(len(code)):
             kind = code[k, KIND]
             if kind == BAND:
-                _multiply_band(x, address, code[k], masks, n, out, totals)
+                _multiply_band(x, base, moves, shift, code[k], masks, n, out, totals)
                 continue
-            r0, r1 = address[code[k, ROWS]], address[code[k, ROWS + 1]]
+            r0 = _lies(base, moves, shift, code[k, ROWS])
+            r1 = _lies(base, moves, shift, code[k, ROWS + 1])
             if kind == WIDEN:
                 if half[code[k, ROWS]]:
                     widen(halves, words, r0, r1, n)
                 else:
                     copy(x, r0, r1, n)
                 continue
-            r2 = address[code[k, ROWS + 2]]
+            r2 = _lies(base, moves, shift, code[k, ROWS + 2])
             if kind == SUBTRACT:
                 subtract(x, r0, r1, r2, n)
                 continue
-            r3, r4 = address[code[k, ROWS + 3]], address[code[k, ROWS + 4]]
-            r5, r6 = address[code[k, ROWS + 5]], address[code[k, ROWS + 6]]
-            r7 = address[code[k, ROWS + 7]]
+            r3 = _lies(base, moves, shift, code[k, ROWS + 3])
+            r4 = _lies(base, moves, shift, code[k, ROWS + 4])
+            r5 = _lies(base, moves, shift, code[k, ROWS + 5])
+            r6 = _lies(base, moves, shift, code[k, ROWS + 6])
+            r7 = _lies(base, moves, shift, code[k, ROWS + 7])
             if kind == TWO_BY_SIX:
                 two_by_six(x, r0, r1, r2, r3, r4, r5, r6, r7, n, out)
                 _add(out, 12, code, k, totals)

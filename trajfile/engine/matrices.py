@@ -144,7 +144,8 @@ class Collector:
         stream: str,
         tensor: str,
         element: int,
-        staged: Index,
+        positions: Index,
+        rows: Index,
         values: NDArray[np.generic],
     ) -> None:
         """Take what is wanted from a piece of a tile.
@@ -153,13 +154,14 @@ class Collector:
             stream: The stream.
             tensor: The tensor.
             element: The piece's first element of the tensor.
-            staged: Positions of the staged rows, increasing.
-            values: The piece, shape (rows staged, elements), in the recorded dtype.
+            positions: Positions of the rows at hand, each once.
+            rows: Where in `values` each of them is.
+            values: The piece, shape (rows, elements), in the recorded dtype.
         """
         wanted = self._rows[stream, tensor]
-        _, into, found = np.intersect1d(wanted, staged, assume_unique=True, return_indices=True)
+        _, into, found = np.intersect1d(wanted, positions, assume_unique=True, return_indices=True)
         first = element - self._starts[tensor]
-        self._held[stream, tensor][into, first : first + values.shape[1]] = values[found]
+        self._held[stream, tensor][into, first : first + values.shape[1]] = values[rows[found]]
 
     def take(self, other: Collector) -> None:
         """Take what was gathered in a part of the pass.

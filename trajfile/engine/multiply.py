@@ -53,7 +53,7 @@ class Worker:
         self.plan, self.machine, self.held, self.fused = plan, machine, held, fused
         self.collector = collector
         dtype = getattr(torch, plan.precision)
-        size = scratch_elements(plan)
+        size = plan.scratch_elements
         if arena is None:
             self.scratch = torch.zeros(size, dtype=dtype, device=machine.device)
         else:
@@ -82,8 +82,6 @@ class Worker:
                     intervals = [(region.start, region.stop)]
                 else:
                     intervals = list(self.fused.intervals(tile, region))
-                if fetch is not None:
-                    fetch.region = region
                 for interval in intervals:
                     for columns in lane.cells(*interval):
                         if not stop.is_set():
@@ -101,9 +99,8 @@ class Worker:
         columns: tuple[int, int],
         fetch: Fetch | None,
     ) -> None:
-        scratch = self.scratch if fetch is None else fetch.scratch
         done = self.fused is not None and self.fused.multiply(
-            tile, region, work, columns, lane, scratch, fetch
+            tile, region, work, columns, lane, self.scratch, fetch
         )
         assert done or fetch is None, "it was seen before that it can be done"
         if done and not tile.block.samples:
@@ -252,11 +249,6 @@ class Worker:
                         sums.traces[tensor] = self.machine.zeros(shape)
                     sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
             self.used = used
-
-
-def scratch_elements(plan: Plan) -> int:
-    """How many numbers the scratch memory of a worker holds."""
-    return plan.memory["scratch"] // plan.profile.workers // 8
 
 
 def _overlap(run: Run, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:

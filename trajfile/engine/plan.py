@@ -16,7 +16,7 @@ import numpy as np
 from trajfile.dtypes import EXTENDED
 from trajfile.engine.blocks import Block, make_blocks
 from trajfile.engine.budget import format_bytes
-from trajfile.engine.columns import Strip, cut_strips
+from trajfile.engine.columns import Strip, cut_strips, placed_tensors
 from trajfile.engine.header import Header
 from trajfile.engine.matrices import BATCH_BYTES, affordable_layers, layer_bytes
 from trajfile.engine.needs import LayerPair, Need
@@ -33,8 +33,10 @@ _WITHIN_FLOAT32 = {"float32", "float16", "int8", "int16", "uint8", "uint16", *EX
 LIBRARIES_BYTES = 2**24
 #: Into how many parts a pass is divided at most, for several processes or machines.
 MOST_PARTS = 32
-#: Fewer columns than this are not worth dividing.
+#: Fewer columns than this are not worth dividing ...
 _LEAST_CELL = 64
+#: ... nor are they among more than two lanes: less of a row would be read and multiplied at a time.
+LANE_COLUMNS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,11 @@ class Plan:
     def widest(self) -> int:
         """Columns of the widest strip."""
         return max((strip.columns for strip in self.strips), default=0)
+
+    @property
+    def scratch_elements(self) -> int:
+        """How many numbers the scratch memory of a worker holds."""
+        return self.memory["scratch"] // self.profile.workers // 8
 
     @property
     def slot_bytes(self) -> int:
@@ -204,6 +211,8 @@ def _plan(
 ) -> Plan:
     kept, refused = affordable_layers(header, needs, budget // 4)
     rows = reduce_needs(header, kept)
+    total = sum(tensor.spec.size for tensor in placed_tensors(header, rows))
+    lanes = min(lanes, max(2, total // LANE_COLUMNS))
     once = _tensor_bytes(header, rows)
     while lanes > 1 and once * lanes + _total_bytes(header, rows, lanes) > budget // 8:
         lanes //= 2

@@ -27,15 +27,8 @@ def rings(code: Code, rows: int, formed: Iterable[slice]) -> tuple[Index, int]:
     Returns:
         For each row of the table its scratch row, -1 if it is not formed; and how many there are.
     """
-    made = np.zeros(rows, np.int64)  # the instruction that forms a row,
-    last = np.zeros(rows, np.int64)  # and the last that names it
-    bands = code[:, t.KIND] == t.BAND
-    plain = np.flatnonzero(~bands)
-    # Of several numbers given to a row, the last is kept. Places that name no row say 0.
-    last[code[plain, t.ROWS : t.SUMS].ravel()] = np.repeat(plain, t.MOST_ROWS)
-    for number in np.flatnonzero(bands):
-        for named in _band_rows(code[number]):
-            np.maximum(last[named], number, out=last[named])
+    made = np.zeros(rows, np.int64)  # the instruction that forms a row
+    _, last = uses(code, rows)
     for kind, places in _INTO.items():
         of = np.flatnonzero(code[:, t.KIND] == kind)
         for place in places:
@@ -50,6 +43,31 @@ def rings(code: Code, rows: int, formed: Iterable[slice]) -> tuple[Index, int]:
         scratch[own] = used + np.arange(count) % ring
         used += ring
     return scratch, used
+
+
+def uses(code: Code, rows: int) -> tuple[Index, Index]:
+    """Which instructions name each row.
+
+    Args:
+        code: The instructions, in order.
+        rows: Rows in the table of rows.
+
+    Returns:
+        The first and the last of them; of a row that is not named, the number of instructions,
+        and 0. Instructions with fewer rows than there is room for name row 0 too.
+    """
+    first, last = np.full(rows, len(code)), np.zeros(rows, np.int64)
+    bands = code[:, t.KIND] == t.BAND
+    plain = np.flatnonzero(~bands)
+    # Of several numbers given to a row, the last is kept.
+    last[code[plain, t.ROWS : t.SUMS].ravel()] = np.repeat(plain, t.MOST_ROWS)
+    turned = plain[::-1]
+    first[code[turned, t.ROWS : t.SUMS].ravel()] = np.repeat(turned, t.MOST_ROWS)
+    for number in np.flatnonzero(bands):
+        for named in _band_rows(code[number]):
+            np.maximum(last[named], number, out=last[named])
+            np.minimum(first[named], number, out=first[named])
+    return first, last
 
 
 def _band_rows(band: NDArray[np.int32]) -> tuple[slice, slice]:

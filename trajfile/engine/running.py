@@ -13,16 +13,18 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import NoReturn
 
+import numpy as np
+
 from trajfile.containers.base import Container
 from trajfile.engine.arena import padded
-from trajfile.engine.collecting import collect
+from trajfile.engine.collecting import collect, wanted
 from trajfile.engine.columns import Region, Strip
 from trajfile.engine.device import Machine, Slot
-from trajfile.engine.direct import Direct, UnreadError, direct
+from trajfile.engine.direct import Direct, UnreadError, direct, readable, worth_while
 from trajfile.engine.fused import Fused, kernels
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector
-from trajfile.engine.multiply import Worker, scratch_elements
+from trajfile.engine.multiply import Worker
 from trajfile.engine.plan import Plan
 from trajfile.engine.products import Sums
 from trajfile.engine.schedule import ActivePair, RegionWork, active_pairs, schedule
@@ -88,7 +90,7 @@ class Pass:
         layout = totals_layout(plan)
         workers = plan.profile.workers
         compiled = kernels() if plan.precision == "float32" else None
-        scratch = 4 * scratch_elements(plan)
+        scratch = 4 * plan.scratch_elements
         size = Held.size(plan) + padded(*[plan.slot_bytes] * _SLOTS, *[scratch] * workers)
         arena = machine.arena(size) if compiled is not None else None
         if arena is None:
@@ -175,17 +177,22 @@ class Pass:
         return read_tile(self.container, tile.parts, tile.block, recorded, buffer)
 
     def _pieces(self, tile: Tile) -> Direct | None:
-        if self.fused is None:
+        """How workers read a tile piece by piece; None where it is to be staged."""
+        if self.fused is None or not readable(self.container, tile.parts, tile.block):
             return None
-        room = 4 * self.fused.spare(tile, self.workers[0].scratch.numel())
-        cells = sum(
-            len(list(lane.cells(*interval)))
-            for region in tile.strip.regions
-            for interval in self.fused.intervals(tile, region)
-            for lane in self.lanes
-        )
-        widest = tile.strip.columns // cells
-        return direct(self.container, tile.parts, tile.block, self.plan.layout.rows, widest, room)
+        found = direct(self.container, tile.parts, tile.block, self.plan.layout.rows)
+        if found is None:
+            return None
+        columns = cells = 0
+        for region, work in zip(tile.strip.regions, tile.work, strict=True):
+            for interval in self.fused.intervals(tile, region):
+                frame = self.fused.frame(tile, work, interval)
+                if frame is None:
+                    return None
+                columns = min(columns or frame.columns, frame.columns)
+                cells += sum(len(list(lane.cells(*interval))) for lane in self.lanes)
+        worth = worth_while(tile.parts, min(columns, tile.strip.columns // cells))
+        return found if worth else None
 
     def _work_off(self, worker: Worker) -> None:
         """Take shares of tiles until there are no more."""
@@ -248,10 +255,10 @@ class Pass:
         """Keep what the matrix kernels will want of a tile."""
         buffer = tile.slot.host.numpy()
         for region in tile.strip.regions:
-            collect(
-                *(self.collector, tile, region, (region.start, region.stop)),
-                lambda part: (part.of(buffer), part.run.start),
-            )
+            for some in wanted(self.collector, tile, region, (region.start, region.stop)):
+                part, positions = some.part, tile.block.staged[some.part.stream]
+                rows = np.arange(len(positions))
+                collect(*(self.collector, [some], part.of(buffer), part.run.start, positions, rows))
 
     def _conclude(self) -> Partial:
         peak = (
