@@ -90,10 +90,6 @@ class TestStreams:
 
     def test_no_escape_in_a_whole_analysis(self, run, tiny, monkeypatch):
         forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
-        done = program("analyze", tiny, **forced)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        assert "\x1b" not in done.stdout
         for environment in ({}, {"NO_COLOR": "1"}, forced):
             with monkeypatch.context() as patched:
                 for name, value in environment.items():
@@ -120,9 +116,13 @@ class TestStreams:
         assert "\x1b" not in on_a_terminal("info", tiny, NO_COLOR="1")
         assert "\x1b" not in on_a_terminal("analyze", tiny, NO_COLOR="1")
 
-    def test_output_in_ascii(self, tiny):
-        done = program("analyze", tiny, PYTHONIOENCODING="ascii")
+    def test_output_in_ascii_and_without_escapes(self, tiny):
+        """Both at once, for it is a process: to start one and load PyTorch takes seconds."""
+        forced = {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}
+        done = program("analyze", tiny, PYTHONIOENCODING="ascii", **forced)
         assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert "\x1b" not in done.stdout
         assert done.stdout.isascii()
         assert "||theta||" in done.stdout
 

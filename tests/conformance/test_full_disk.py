@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.on_disk import LIVE, live_commits
-from tests.contract.runs import Expected
+from tests.contract.runs import LIVE, Expected, live_commits
 from trajfile.containers import open_container
 
 # A limit on the size of files makes the system refuse to write as a full disk does.
 SCRIPT = """
 import resource, signal, sys
-from tests.contract.on_disk import LIVE, live_commits
+from tests.contract.runs import LIVE, live_commits
 from trajfile.containers import create
 from trajfile.errors import ResourceError
 

@@ -12,22 +12,11 @@ import numpy as np
 import pytest
 
 from tests.contract.contract import ContainerContract
-from tests.contract.runs import EVERY_DTYPE, Expected, every_dtype_run, random_rows, stream
+from tests.contract.runs import EVERY_DTYPE, LIVE, Expected, every_dtype_run, live_commits
 from trajfile.containers import create, open_container
 from trajfile.containers.base import Commit, Container
 from trajfile.errors import ResourceError, UsageError
 from trajfile.schema import Manifest
-
-LIVE = Manifest((stream("params", ("w", (5000,), "float32")),), ("loss",))
-
-
-def live_commits(count: int) -> list[Commit]:
-    """The same commits in whichever process asks."""
-    rng = np.random.default_rng(11)
-    return [
-        Commit(k, {"params": random_rows(LIVE.streams[0], rng)}, {"loss": 1.0 / (k + 1)})
-        for k in range(count)
-    ]
 
 
 class OnDiskContract(ContainerContract):
@@ -75,7 +64,7 @@ class OnDiskContract(ContainerContract):
     def test_readers_in_another_process_a_kill_and_a_resume(self, tmp_path: Path) -> None:
         path = self.place(tmp_path, "live")
         script = (
-            "import sys; from tests.contract.on_disk import LIVE, live_commits\n"
+            "import sys; from tests.contract.runs import LIVE, live_commits\n"
             "from trajfile.containers import create\n"
             f"c = create({path!r}, LIVE, compression={self.compression!r})\n"
             "for commit in live_commits(200):\n"

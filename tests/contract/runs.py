@@ -104,6 +104,19 @@ def every_dtype_run(seed: int = 7) -> list[Commit]:
     return commits
 
 
+#: What a writer in another process records while others read.
+LIVE = Manifest((stream("params", ("w", (5000,), "float32")),), ("loss",))
+
+
+def live_commits(count: int) -> list[Commit]:
+    """The same commits in whichever process asks."""
+    rng = np.random.default_rng(11)
+    return [
+        Commit(k, {"params": random_rows(LIVE.streams[0], rng)}, {"loss": 1.0 / (k + 1)})
+        for k in range(count)
+    ]
+
+
 @dataclass
 class Expected:
     """What a container must give back after some commits, worked out from the commits alone."""

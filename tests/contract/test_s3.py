@@ -10,7 +10,6 @@ from tests.contract.on_disk import OnDiskContract
 from tests.remote.servers import environment, make_bucket, store_server
 
 pytest.importorskip("obstore")
-pytest.importorskip("moto.server")
 
 
 @pytest.fixture(scope="module")

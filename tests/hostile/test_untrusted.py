@@ -186,7 +186,10 @@ def test_no_module_of_the_folder_is_imported_and_no_plugin_loaded(
     assert not (tmp_path / "touched").exists()
 
 
-def test_the_next_command_is_untrusted_too(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_command_is_untrusted_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = sound_run(tmp_path / "run.h5")
     with pytest.raises(SystemExit) as ended:
         main(["analyze", str(sound), "--untrusted", "--device", "cpu", "--metrics", "norms"])
     assert ended.value.code == 0

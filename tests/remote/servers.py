@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import os
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 HOP = {"connection", "transfer-encoding", "content-length", "server", "date"}
 KEY, SECRET = "AKIATESTTESTTESTTEST", "notASecretButLooksLikeOne0123456789abcdef"
@@ -42,6 +45,8 @@ def free_port():
 @contextmanager
 def store_server():
     """A process that serves S3; its port."""
+    if importlib.util.find_spec("moto") is None:  # to import it takes a second, for each worker
+        pytest.skip("needs moto")
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],

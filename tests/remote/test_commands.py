@@ -21,7 +21,6 @@ from trajfile.containers.digest import digest
 from trajfile.errors import Damaged, NotATrajectory, ResourceError, UsageError
 
 pytest.importorskip("obstore")
-pytest.importorskip("moto.server")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from trajfile.containers.bucket import Bucket, Unreachable
 from trajfile.errors import Damaged, NotATrajectory, UsageError
 
 pytest.importorskip("obstore")
-pytest.importorskip("moto.server")
 
 
 def upload(proxy, folder, url):
@@ -33,7 +32,7 @@ def upload(proxy, folder, url):
 
 @pytest.fixture
 def local(tmp_path):
-    healthy(tmp_path / "run.h5")
+    healthy(tmp_path / "run.h5", [*range(16)])  # some objects a step, each a request or several
     trajfile.convert(tmp_path / "run.h5", tmp_path / "run.zarr")
     return tmp_path / "run.zarr"
 

@@ -21,7 +21,6 @@ from trajfile.containers.digest import digest
 from trajfile.errors import Damaged, ResourceError, UsageError
 
 pytest.importorskip("obstore")
-pytest.importorskip("moto.server")
 
 OPTIMIZER = {"name": "SGD", "momentum": 0.0}
 

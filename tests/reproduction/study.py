@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 import trajfile
 from trajfile.report import MetricResult, Report
@@ -17,6 +16,8 @@ from trajfile.report import MetricResult, Report
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
     """scikit-learn's digits: images float32 (1797, 64) in [0, 1], labels int64 (1797,)."""
+    from sklearn.datasets import load_digits  # only what runs needs it: 2 s
+
     found = load_digits()
     return torch.tensor(found.data / 16, dtype=torch.float32), torch.tensor(found.target)
 

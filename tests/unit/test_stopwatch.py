@@ -72,7 +72,7 @@ def test_an_analysis_is_accounted_for(suffix: str, compression: str, tmp_path: P
     path = tmp_path / f"run{suffix}"
     with trajfile.Writer(path, compression=compression) as writer:
         for step in range(12):
-            row = np.random.default_rng(step).standard_normal(300_000, np.float32)
+            row = np.random.default_rng(step).standard_normal(40_000, np.float32)
             writer.append(step, params={"w": row}, gradients={"w": row})
     assert trajfile.analyze(path).run.profile is None
     report = trajfile.analyze(path, profile=True, device="cpu")
