@@ -27,7 +27,7 @@ _MANY_LAGS = 16
 #: Earlier rows that one or two rows are multiplied with at a time.
 WINDOW = 6
 #: So few products are not worth multiplying with a whole window.
-_FEW = 3
+FEW = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ def group(plan: Plan, work: RegionWork, layout: TotalsLayout, own: Mapping[int, 
         products = [p for p in products if id(p) not in taken]
     groups.single = [p for p in products if p.tensor is not None]
     for meeting in _meetings([p for p in products if p.tensor is None]):
-        if len(meeting.products) > _FEW:
+        if len(meeting.products) > FEW:
             groups.meetings.append(meeting)
         else:
             groups.single += meeting.products.values()

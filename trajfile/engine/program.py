@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trajfile.engine import tables as t
 from trajfile.engine.blocks import Block
-from trajfile.engine.grouping import WINDOW, Advance, Meeting, Product, group
+from trajfile.engine.grouping import FEW, WINDOW, Advance, Meeting, Product, group
 from trajfile.engine.plan import Plan
 from trajfile.engine.rings import Code, rings
 from trajfile.engine.rows import Index
@@ -257,15 +257,23 @@ class _Maker:
         j = np.arange(
             min(p.first for p in products.values()), max(p.last for p in products.values())
         )
+        wanted = {cell: product.sums(j) >= 0 for cell, product in products.items()}
+        full = np.sum([*wanted.values()], axis=0) > FEW
+        for cell, product in products.items():  # at the ends of a run windows are all but empty
+            some = wanted[cell] & ~full
+            if some.any():
+                self._single(product, j[some])
+        j = j[full]
         rows = [self.sequences[side].at(j) for side in meeting.later]
         earlier = self.sequences[meeting.earlier]
         rows += [earlier.at(j - meeting.lag - distance) for distance in range(WINDOW)]
         code = self._write(t.ONE_BY_SIX if len(meeting.later) == 1 else t.TWO_BY_SIX, rows)
-        for (side, distance), product in meeting.products.items():
+        for (side, distance), product in products.items():
             code[:, t.SUMS + side * WINDOW + distance] = product.sums(j)
 
-    def _single(self, product: Product) -> None:
-        j = np.arange(product.first, product.last)
+    def _single(self, product: Product, j: Index | None = None) -> None:
+        if j is None:
+            j = np.arange(product.first, product.last)
         later, earlier = self.sequences[product.later], self.sequences[product.earlier]
         code = self._write(t.DOT, [later.at(j), earlier.at(j - abs(product.lag))])
         code[:, t.SUMS] = product.sums(j)
