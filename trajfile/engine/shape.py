@@ -27,7 +27,7 @@ TILE_BYTES = 2**29
 #: Narrow chunks are joined into strips until a tile has about this size.
 JOINED_BYTES = 2**25
 #: Most rows that are held in float64 at a time; more would leave room for few columns in cache.
-WINDOW_ROWS = 4096
+WINDOW_ROWS = 8192
 #: Fewest columns worth multiplying at a time.
 LEAST_COLUMNS = 16
 #: From this many consecutive lags on, products are formed by dense blocks of rows.
