@@ -5,7 +5,9 @@ Networks in float64, so that what a law leaves over is not rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trajfile
 
 Tensors = dict[str, torch.Tensor]
 Loss = Callable[[Tensors, torch.Tensor], torch.Tensor]
+Net = Callable[[torch.Generator], tuple[Tensors, Loss]]
 
 
 class Lion(torch.optim.Optimizer):
@@ -93,11 +96,59 @@ def linear(generator: torch.Generator) -> tuple[Tensors, Loss]:
     return theta, loss
 
 
+class Trained:
+    """A training, made as far as it is asked for and kept: several runs record the same.
+
+    Args:
+        which: Key of `OPTIMIZERS`.
+        net: Its initial tensors and its loss.
+        rate: Learning rate.
+        decay: Weight decay.
+        batch: Examples in a mini-batch of the 64; None for all of them.
+    """
+
+    def __init__(self, which: str, net: Net, rate: float, decay: float, batch: int | None) -> None:
+        self._made: list[tuple[float, dict[str, Tensors]]] = []
+        self._going = self._steps(which, net, rate, decay, batch)
+
+    def first(self, steps: int) -> list[tuple[float, dict[str, Tensors]]]:
+        """Loss and tensors of the first steps, by stream."""
+        self._made += islice(self._going, max(0, steps - len(self._made)))
+        return self._made[:steps]
+
+    @staticmethod
+    def _steps(
+        which: str, net: Net, rate: float, decay: float, batch: int | None
+    ) -> Iterator[tuple[float, dict[str, Tensors]]]:
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.randn(64, 6, generator=generator, dtype=torch.float64)
+        theta, loss = net(generator)
+        for tensor in theta.values():
+            tensor.requires_grad_(True)
+        optimizer, _ = make(which, theta.values(), rate, decay)
+        while True:
+            drawn = inputs
+            if batch is not None:
+                drawn = inputs[torch.randperm(len(inputs), generator=generator)[:batch]]
+            optimizer.zero_grad()
+            value = loss(theta, drawn)
+            value.backward()
+            before = {name: tensor.detach().clone() for name, tensor in theta.items()}
+            gradients = {name: tensor.grad.clone() for name, tensor in theta.items()}
+            optimizer.step()
+            updates = {n: (before[n] - theta[n].detach()) / rate for n in theta}
+            held = {"params": before, "gradients": gradients, "updates": updates}
+            yield value.item(), held
+
+
+trained = cache(Trained)
+
+
 def train(
     path: Path,
     which: str,
     *,
-    net: Callable[[torch.Generator], tuple[Tensors, Loss]] = normalised,
+    net: Net = normalised,
     rate: float,
     decay: float = 0.0,
     steps: int = 200,
@@ -124,12 +175,7 @@ def train(
         The path.
     """
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(64, 6, generator=generator, dtype=torch.float64)
-    theta, loss = net(generator)
-    for tensor in theta.values():
-        tensor.requires_grad_(True)
-    optimizer, truth = make(which, theta.values(), rate, decay)
+    _, truth = make(which, [torch.zeros(1)], rate, decay)
     source = {"source": "full_batch"} if batch is None else {"source": "mini_batch"}
     with trajfile.Writer(
         path,
@@ -137,23 +183,10 @@ def train(
         gradient={"stage": "raw", **source},
         groups=groups or {},
     ) as writer:
-        for step in range(steps):
-            drawn = inputs
-            if batch is not None:
-                drawn = inputs[torch.randperm(len(inputs), generator=generator)[:batch]]
-            optimizer.zero_grad()
-            value = loss(theta, drawn)
-            value.backward()
-            before = {name: tensor.detach().clone() for name, tensor in theta.items()}
-            optimizer.step()
-            held = {
-                "params": before,
-                "gradients": {name: tensor.grad for name, tensor in theta.items()},
-                "updates": {n: (before[n] - theta[n].detach()) / rate for n in theta},
-            }
+        for step, (value, held) in enumerate(trained(which, net, rate, decay, batch).first(steps)):
             writer.append(
                 step,
-                scalars={"loss": value.item(), "learning_rate": rate},
+                scalars={"loss": value, "learning_rate": rate},
                 **{name: held[name] for name in streams},
             )
     return path

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from tests.audit.runs import healthy
 from trajfile.audit.crew import Task, failure_of_task
 from trajfile.audit.examine import examine
 from trajfile.audit.outcome import Outcome, Settings
@@ -22,9 +21,11 @@ def task(path: str, settings: Settings) -> Outcome:
     name = path.rpartition("/")[2]
     if name.startswith("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
-    if name.startswith("killed once") and not Path(path).exists():
-        healthy(Path(path))
-        os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("killed once"):
+        if not Path(path).exists():
+            Path(path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome(path, "ok")
     if name.startswith("waits"):
         Path(path).touch()
         while not Path(path).with_name("go").exists():
