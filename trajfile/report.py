@@ -277,16 +277,21 @@ class Report(msgspec.Struct, frozen=True):
 
 def series(steps: NDArray[np.int64], values: NDArray[np.float64]) -> Series:
     """A series from arrays of equal length; what is not finite becomes None."""
-    floats = np.asarray(values, np.float64)
-    listed: list[float | None] = floats.tolist()
-    for gap in np.flatnonzero(~np.isfinite(floats)).tolist():
-        listed[gap] = None
-    return Series(np.asarray(steps, np.int64).tolist(), listed)
+    return Series(np.asarray(steps, np.int64).tolist(), numbers(values))
 
 
 def number(value: float | np.floating[Any] | None) -> float | None:
     """A float for a summary, or None where it is undefined."""
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def numbers(values: NDArray[np.float64]) -> list[float | None]:
+    """`number` of each of an array."""
+    floats = np.asarray(values, np.float64)
+    listed: list[float | None] = floats.tolist()
+    for gap in np.flatnonzero(~np.isfinite(floats)).tolist():
+        listed[gap] = None
+    return listed
 
 
 def plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.metrics.alignment_words import sentence, share
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.intervals import effective_windows, fraction_interval, stated
+from trajfile.metrics.intervals import fraction_interval, stated
 from trajfile.metrics.late import late_note
 from trajfile.metrics.loss_rise import loss_rise, rise_findings
 from trajfile.metrics.ranges import Count, Factor, Finite, Share, Step
@@ -172,7 +172,7 @@ class Alignment(Metric):
             ],
             definition=self.definition,
             reference=self.reference,
-            notes=self._notes(header, source, reference, found, law),
+            notes=self._notes(header, source, reference, found, summary, law),
             sentence=sentence(summary, law.words if law and doubted else None, rose=rose),
             salience=0.7 if doubted or rose or word == "misaligned" else 0.35,
             options=self.options,
@@ -259,15 +259,16 @@ class Alignment(Metric):
         source: UpdateSource,
         reference: int,
         found: Regularity,
+        summary: dict[str, Any],
         law: UpdateLaw | None,
     ) -> list[str]:
         """What was chosen, and what was missing."""
-        windows = effective_windows(found.cosine)
         notes = [
             *source.notes,
             *law_notes(law),
             *late_note(header, "their distance to θ* and their updates count from there on."),
-            f"Intervals are 95 %, for {windows:.0f} effective windows of the "
+            f"Intervals are 95 %, for {summary['effective_windows']:.0f} effective "
+            "windows of the "
             f"{int(np.isfinite(found.cosine).sum())} updates (by the autocorrelation of their "
             "cosines); gamma_trajectory is the least of all rows and has none.",
         ]

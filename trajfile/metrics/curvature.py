@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row
-from trajfile.metrics import robust
 from trajfile.metrics.ritz import Ritz, ritz_values
+from trajfile.metrics.rowwise import lasts, of_tensors, results, rows
 from trajfile.metrics.snapshots import PAIRED
-from trajfile.report import TensorResult, number
+from trajfile.report import TensorResult, numbers
 
 Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -124,22 +123,21 @@ def tensor_secants(measured: Measurements) -> dict[str, TensorResult]:
     """
     if (MOVES, TURNS) not in measured.bands:
         return {}
-    along, moved = measured.per_tensor(MOVES, TURNS), measured.per_tensor(MOVES, MOVES)
+    names, along = of_tensors(measured, MOVES, TURNS)
+    moved = of_tensors(measured, MOVES, MOVES, names)[1]
     known = np.isfinite(measured.inner(MOVES, TURNS))
     whole = float(measured.inner(MOVES, TURNS)[known].sum())
-    told = {}
-    for name, products in along.items():
-        sound = np.isfinite(products) & (moved[name] > 0)
-        secant = np.divide(products, moved[name], out=np.full(len(products), np.nan), where=sound)
-        share = float(np.nansum(products[known])) / whole if whole else math.nan
-        told[name] = TensorResult(
-            {
-                "secant_median": number(robust.median(secant)),
-                "secant_last": number(robust.last(secant)),
-                "secant_share": number(share),
-            }
-        )
-    return told
+    sound = np.isfinite(along) & (moved > 0)
+    secant = np.divide(along, moved, out=np.full(along.shape, np.nan), where=sound)
+    own = np.nansum(np.compress(known, along, axis=1), axis=1)
+    return results(
+        names,
+        {
+            "secant_median": numbers(rows(secant).medians),
+            "secant_last": numbers(lasts(secant)),
+            "secant_share": numbers(own / whole if whole else np.full(len(own), np.nan)),
+        },
+    )
 
 
 def _members(sound: NDArray[np.bool_], strides: Steps, width: int) -> NDArray[np.bool_]:
@@ -176,22 +174,35 @@ def _windows(
 ) -> tuple[Float, Float, Float]:
     """<s_a, s_b>, <s_a, y_b> and <y_a, y_b> of windows [start, stop), shape (n, width, width)."""
     width = member.shape[1]
-    gram, cross, turns = np.zeros((3, stop - start, width, width))
-    for a in range(width) if stop > start else ():
-        for b in range(width):
-            both = member[start:stop, a] & member[start:stop, b]
+    absent = ~(member[start:stop, :, None] & member[start:stop, None, :])
 
-            def of(products: Float, row: int, both: NDArray[np.bool_] = both) -> Float:
-                return np.where(both, _back(products, width - 1 - row, start, stop), 0)
+    def over(left: Row, right: Row, lags: range) -> Float:
+        """<left_a, right_b> for all b - a among the lags; zero if a pair is no member."""
+        found = np.zeros(absent.shape)
+        for lag in lags if stop > start else ():
+            products = _near(measured.inner(left, right, lag), width, start, stop)
+            for a in range(max(0, -lag), width - max(0, lag)):
+                found[:, a, a + lag] = products[a : a + stop - start]
+        found[absent] = 0.0
+        return found
 
-            cross[:, a, b] = of(measured.inner(MOVES, TURNS, b - a), a)
-            if a <= b:
-                gram[:, a, b] = gram[:, b, a] = of(measured.inner(MOVES, MOVES, b - a), a)
-                turns[:, a, b] = turns[:, b, a] = of(measured.inner(TURNS, TURNS, b - a), a)
-    return gram, cross, turns
+    gram, turns = (over(row, row, range(width)) for row in (MOVES, TURNS))
+    return _mirrored(gram), over(MOVES, TURNS, range(1 - width, width)), _mirrored(turns)
 
 
-def _back(products: Float, rows: int, start: int, stop: int) -> Float:
-    """What lies some rows before rows [start, stop); nothing that counts where there is none."""
-    found = products[max(start - rows, 0) : max(stop - rows, 0)]
-    return np.concatenate([np.zeros(stop - start - len(found)), found])
+def _near(products: Float, width: int, start: int, stop: int) -> Float:
+    """The rows in windows of `width` that end with [start, stop), zeros for those before the first.
+
+    Returns:
+        float64, shape (stop - start + width - 1,): the a-th row of the i-th window at i + a.
+    """
+    near = products[max(start - width + 1, 0) : stop]
+    return np.concatenate([np.zeros(max(stop - start + width - 1 - len(near), 0)), near])
+
+
+def _mirrored(upper: Float) -> Float:
+    """Symmetric matrices, shape (n, w, w), from their upper triangles; zeros are below them."""
+    lower = upper.transpose(0, 2, 1).copy()
+    at = np.arange(upper.shape[1])
+    lower[:, at, at] = 0.0
+    return upper + lower

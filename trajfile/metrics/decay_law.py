@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
-from trajfile.engine.measurements import Measurements
-from trajfile.metrics.intervals import median_interval, stated
-from trajfile.metrics.robust import finite, median
-from trajfile.metrics.scale_invariance import Invariant, inner_over
-from trajfile.metrics.snapshots import PAIRED, PAIRED_GRADIENT, SNAPSHOTS, strides
+from trajfile.metrics.intervals import stated_medians
+from trajfile.metrics.rowwise import Rows, rows
+from trajfile.metrics.snapshots import PAIRED, SNAPSHOTS, strides
 
 Float = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 #: Norms that stay within this part of themselves are held there, as by projection to a sphere.
 _HELD = 1e-6
@@ -47,16 +46,16 @@ def law_residuals(
     """How far each step is from the laws of the norm and of the angle.
 
     Args:
-        rate: η_i of each row, float64, shape (n,).
+        rate: η_i of each row, float64, shape (rows,).
         decay: λ.
-        square: ρ_i², shape (n,).
-        growth: ln(ρ_{i+1}²/ρ_i²), shape (n,), NaN where the next row is not the next step.
-        slope: ‖g_i‖², shape (n,), NaN where not recorded.
+        square: ρ_i² of n vectors, shape (n, rows).
+        growth: ln(ρ_{i+1}²/ρ_i²), likewise, NaN where the next row is not the next step.
+        slope: ‖g_i‖², likewise, NaN where not recorded.
 
     Returns:
         Of the norm: |ln Φ_{i+1} - ln Φ_i - ln B_i + ln(1 + Φ²g̃²)| over the sum of the
         magnitudes of the law's terms, so that 1 means that the law explains nothing of the
-        change. And what it says 1 - cos should be. Both float64, shape (n,).
+        change. And what it says 1 - cos should be. Both float64, shape (n, rows).
     """
     keep = 1 - rate * decay
     kick = critical_ratio(rate, decay, square) ** 2 * square * slope
@@ -75,10 +74,19 @@ def law_residuals(
     return np.where(keep > 0, residual, np.nan), np.asarray(turned)
 
 
-def norm_is_held(square: Float) -> bool:
-    """Whether a norm never changes, as when weights are projected to a sphere after each step."""
-    known = square[np.isfinite(square)]
-    return bool(len(known) == 0 or np.ptp(known) <= _HELD * known.max())
+def norms_are_held(square: Float) -> Mask:
+    """Which of n norms never change, as when weights are projected to a sphere after each step.
+
+    Args:
+        square: ‖θ‖² of n vectors at each snapshot, float64, shape (n, snapshots).
+
+    Returns:
+        Shape (n,).
+    """
+    known = np.isfinite(square)
+    high = np.max(square, axis=1, initial=-np.inf, where=known)
+    low = np.min(square, axis=1, initial=np.inf, where=known)
+    return np.asarray(~(high - low > _HELD * high))
 
 
 #: Names of what `LawResiduals.summary` says.
@@ -90,24 +98,23 @@ LAW_SUMMARY = (
 
 @dataclass(frozen=True)
 class LawResiduals:
-    """Residuals of both laws over the rows where they apply, in order of time.
+    """Residuals of both laws for each of n vectors over the rows where they apply.
 
     Attributes:
-        norm: As in `law_residuals`, float64, shape (n,); empty where the law does not apply.
-        angle: |(1 - cos)/expected - 1|, shape (m,).
+        norm: As in `law_residuals`; empty where the law does not apply.
+        angle: |(1 - cos)/expected - 1|.
     """
 
-    norm: Float
-    angle: Float
+    norm: Rows
+    angle: Rows
 
-    def summary(self, fewest: int) -> dict[str, Any]:
-        """Their medians with intervals; None below so many rows."""
-        figures: dict[str, Any] = dict.fromkeys(LAW_SUMMARY) | {"law_rows": len(self.norm)}
-        for name, values in (("law", self.norm), ("angle_law", self.angle)):
-            if len(values) >= fewest:
-                spread = median_interval(values)
-                figures |= stated(f"{name}_residual_median", median(values), spread)
-        return figures
+    def summary(self, fewest: int) -> dict[str, list[Any]]:
+        """Their medians with intervals, None below so many rows; under each name a list of n."""
+        named = ("law_residual_median", self.norm), ("angle_law_residual_median", self.angle)
+        figures: dict[str, list[Any]] = {}
+        for name, values in named:
+            figures |= stated_medians(name, values, fewest)
+        return figures | {"law_rows": self.norm.counts.tolist()}
 
 
 def decay_between(header: Header, steps: NDArray[np.int64]) -> Float:
@@ -131,41 +138,43 @@ def decay_between(header: Header, steps: NDArray[np.int64]) -> Float:
     return np.asarray(-2 * np.log1p(-np.where(rate < 1, rate, np.nan)) * np.diff(steps))
 
 
-def laws_of(
-    measured: Measurements, invariant: Invariant, square: Float, growth: Float, distance: Float
-) -> LawResiduals:
-    """Residuals of both laws over a run, from its adjacent snapshots with gradients.
-
-    Args:
-        measured: With `invariance_needs` among what was declared.
-        invariant: The scale-invariant tensors.
-        square: ρ² at each snapshot, float64, shape (n,).
-        growth: ln(ρ_{i+1}²/ρ_i²) from each snapshot to the next, shape (n-1,).
-        distance: 1 - cos likewise.
-
-    Returns:
-        Those that are known; none where the laws do not apply: no scale-invariant tensors, an
-        optimizer that is not plain SGD, gradients missing, still scaled, replayed or not those
-        applied, a norm that is held constant.
-    """
-    header = measured.header
+def law_applies(header: Header) -> bool:
+    """Whether the laws can hold: of plain SGD, with the gradients that were applied recorded."""
     plain = header.is_plain_sgd or not header.optimizer.get("name")
     # Recorded raw while clipped ones were applied: the norm grew by others than these.
     other = header.gradient.get("applied") not in {None, header.gradient.get("stage")}
     foreign = header.gradient.get("stage") in {"scaled", "replayed"} or other
-    usable = header.has("gradients") and not foreign
-    if not (plain and usable and invariant.tensors) or norm_is_held(square):
-        return LawResiduals(np.empty(0), np.empty(0))
-    recorded = inner_over(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, invariant.tensors)
+    return plain and header.has("gradients") and not foreign
+
+
+def laws_of(
+    header: Header, square: Float, growth: Float, distance: Float, recorded: Float | None
+) -> LawResiduals:
+    """Residuals of both laws over a run, from its adjacent snapshots with gradients.
+
+    Args:
+        header: Tells the learning rate and the weight decay.
+        square: ρ² of n vectors at each snapshot, float64, shape (n, snapshots).
+        growth: ln(ρ_{i+1}²/ρ_i²) from each snapshot to the next, shape (n, snapshots - 1).
+        distance: 1 - cos likewise.
+        recorded: ‖g‖² of each where a gradient was recorded with a snapshot, shape (n, rows), NaN
+            where unknown; None where the laws do not apply.
+
+    Returns:
+        Those that are known; none of a vector whose norm is held constant.
+    """
     if recorded is None:
-        return LawResiduals(np.empty(0), np.empty(0))
+        nothing = rows(np.empty((len(square), 0)))
+        return LawResiduals(nothing, nothing)
     steps = header.timeline_steps(SNAPSHOTS)
-    slope = np.full(len(steps), np.nan)
-    slope[np.searchsorted(steps, header.timeline_steps(PAIRED))] = recorded
-    adjacent = strides(steps) == 1
-    grown = np.where(adjacent, np.append(growth, np.nan), np.nan)
+    slope = np.full(square.shape, np.nan)
+    slope[:, np.searchsorted(steps, header.timeline_steps(PAIRED))] = recorded
+    slope[norms_are_held(square)] = np.nan
+    adjacent = strides(steps)[:-1] == 1
+    grown = np.full(square.shape, np.nan)
+    grown[:, :-1] = np.where(adjacent, growth, np.nan)
     rate = header.learning_rate_at(steps)
     residual, turned = law_residuals(rate, header.weight_decay, square, grown, slope)
     with np.errstate(divide="ignore", invalid="ignore"):
-        angle = np.abs(distance / turned[:-1] - 1)
-    return LawResiduals(finite(residual), finite(np.where(adjacent[:-1], angle, np.nan)))
+        angle = np.abs(distance / turned[:, :-1] - 1)
+    return LawResiduals(rows(residual), rows(np.where(adjacent, angle, np.nan)))

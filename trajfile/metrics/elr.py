@@ -14,19 +14,15 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
 from trajfile.linalg import turn
 from trajfile.metrics.base import Metric, Skipped
-from trajfile.metrics.intervals import (
-    effective_windows,
-    mean_interval,
-    median_interval,
-    stated,
-)
+from trajfile.metrics.intervals import effective_windows, stated_means, stated_median
 from trajfile.metrics.non_finite import listed
 from trajfile.metrics.random_level import random_level
 from trajfile.metrics.ranges import Count, Part
 from trajfile.metrics.regime import Regime, RegimeRule, classify
 from trajfile.metrics.regime_words import regime_finding, regime_sentence
-from trajfile.metrics.robust import first, last, mean, median
+from trajfile.metrics.robust import first, last
 from trajfile.metrics.rotation import equilibrium_figures
+from trajfile.metrics.rowwise import firsts, lasts, of_tensors, results, rows
 from trajfile.metrics.scale_invariance import (
     InvarianceRule,
     Invariant,
@@ -38,7 +34,7 @@ from trajfile.metrics.scale_invariance import (
 )
 from trajfile.metrics.snapshots import PAIRED, PAIRED_GRADIENT, PAIRED_THETA, SNAPSHOTS, STEP, THETA
 from trajfile.metrics.snapshots import strides as strides_of
-from trajfile.report import MetricResult, Series, TensorResult, number, series
+from trajfile.report import MetricResult, Series, TensorResult, number, numbers, series
 
 Float = NDArray[np.float64]
 
@@ -129,12 +125,12 @@ class Elr(RegimeRule, InvarianceRule, Metric):
         slope_steps, slope = self._effective_gradient_norm(measured, invariant)
         notes = self._notes(header, invariant, steps, elr, slope)
         regime = self._regime(header, slope_steps, slope, angle)
-        rotation = self._rotation(header, steps, angle)
+        rotation = self._rotation(header, steps, angle[None, :])
         summary = self._summary(invariant, regime) | {
             "elr_first": number(first(elr)),
             "elr_last": number(last(elr)),
-            **rotation,
-            **stated("angular_update_median", median(angle), median_interval(angle)),
+            **{name: told[0] for name, told in rotation.items()},
+            **stated_median("angular_update_median", angle),
             "effective_windows": number(effective_windows(angle)),
             "rho_squared_first": number(first(norm)),
             "rho_squared_last": number(last(norm)),
@@ -218,11 +214,13 @@ class Elr(RegimeRule, InvarianceRule, Metric):
             rule=self,
         )
 
-    def _rotation(self, header: Header, steps: NDArray[np.int64], angle: Float) -> dict[str, Any]:
+    def _rotation(
+        self, header: Header, steps: NDArray[np.int64], angles: Float
+    ) -> dict[str, list[Any]]:
         return equilibrium_figures(
             header,
             steps,
-            angle,
+            angles,
             part=self.equilibrium_part,
             fewest=self.equilibrium_steps,
         )
@@ -232,32 +230,26 @@ class Elr(RegimeRule, InvarianceRule, Metric):
     ) -> dict[str, TensorResult]:
         """Each tensor's own rate, turn and slope, and how surely it is scale-invariant."""
         header = measured.header
-        learning_rate = header.learning_rate_at(steps)
-        norms, across = measured.per_tensor(THETA, THETA), measured.per_tensor(THETA, STEP)
-        moved = measured.per_tensor(STEP, STEP)
-        slopes: dict[str, Float] = {}
-        if header.has("gradients") and header.gradient.get("stage") != "scaled":
-            lengths = measured.per_tensor(PAIRED_THETA, PAIRED_THETA)
-            for name, square in measured.per_tensor(PAIRED_GRADIENT, PAIRED_GRADIENT).items():
-                if name in lengths:  # gradients may be of tensors whose params are not recorded
-                    slopes[name] = np.sqrt(lengths[name]) * np.sqrt(square)
-        results = {}
-        for name in (name for name in invariant.tensors if name in norms):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                elr = learning_rate / np.where(np.isfinite(norms[name]), norms[name], np.nan)
-            angle = turn(norms[name], across[name], moved[name])[0]
-            slope = slopes.get(name, np.empty(0))
-            values = {
-                "rho_squared": number(last(norms[name])),
-                "elr_first": number(first(elr)),
-                "elr": number(last(elr)),
-                **stated("angular_update", mean(angle), mean_interval(angle)),
-                **stated("effective_gradient_norm", mean(slope), mean_interval(slope)),
-                **self._rotation(header, steps, angle),
-                **invariant.summary(name),
-            }
-            results[name] = TensorResult(values)
-        return results
+        names, norms = of_tensors(measured, THETA, THETA, invariant.tensors)
+        across = of_tensors(measured, THETA, STEP, names)[1]
+        moved = of_tensors(measured, STEP, STEP, names)[1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            elr = header.learning_rate_at(steps) / np.where(np.isfinite(norms), norms, np.nan)
+        angles = turn(norms, across, moved)[0]
+        told = results(
+            names,
+            {
+                "rho_squared": numbers(lasts(norms)),
+                "elr_first": numbers(firsts(elr)),
+                "elr": numbers(lasts(elr)),
+                **stated_means("angular_update", rows(angles)),
+                **stated_means("effective_gradient_norm", rows(_slopes(measured, names))),
+                **self._rotation(header, steps, angles),
+            },
+        )
+        for name, result in told.items():
+            result.summary.update(invariant.summary(name))
+        return told
 
     def _notes(
         self,
@@ -299,3 +291,17 @@ class Elr(RegimeRule, InvarianceRule, Metric):
                 "the whole stride; equilibrium_ratio uses adjacent steps alone."
             )
         return notes
+
+
+def _slopes(measured: Measurements, names: list[str]) -> Float:
+    """Each tensor's ρ‖g‖, shape (tensors, rows); NaN where gradients are missing or scaled."""
+    header = measured.header
+    slopes = np.full((len(names), len(header.timeline_steps(PAIRED))), np.nan)
+    if header.has("gradients") and header.gradient.get("stage") != "scaled":
+        lengths, gradients = (
+            measured.per_tensor(row, row) for row in (PAIRED_THETA, PAIRED_GRADIENT)
+        )
+        for slope, name in zip(slopes, names, strict=True):
+            if name in gradients:
+                slope[:] = np.sqrt(lengths[name]) * np.sqrt(gradients[name])
+    return slopes

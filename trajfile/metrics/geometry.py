@@ -15,8 +15,9 @@ from trajfile.metrics import robust
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.late import joined_late, late_note
 from trajfile.metrics.ranges import Several
+from trajfile.metrics.rowwise import of_tensors, results, rows
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP
-from trajfile.report import MetricResult, TensorResult, number, series
+from trajfile.report import MetricResult, TensorResult, number, numbers, series
 from trajfile.schema import PARAMS
 
 Float = NDArray[np.float64]
@@ -171,22 +172,21 @@ class Geometry(Metric):
         return steps, (axes[:, 0], axes[:, 1]), values[:-1] / values.sum()
 
     def _per_tensor(self, measured: Measurements, first: int) -> dict[str, TensorResult]:
-        lengths = measured.per_tensor(STEP, STEP)
         offset = _from(first, _ENDS)
-        ends = measured.per_tensor(offset, offset)
-        told = {}
-        for name, squared in lengths.items():
-            if name in ends:
-                distance = number(np.sqrt(ends[name][-1]))
-                path = float(np.sqrt(robust.finite(squared)).sum())
-                told[name] = TensorResult(
-                    {
-                        "distance_last": distance,
-                        "path_length_last": path,
-                        "straightness": distance / path if distance is not None and path else None,
-                    }
-                )
-        return told
+        names, ends = of_tensors(measured, offset, offset)
+        names, squared = of_tensors(measured, STEP, STEP, names)
+        distance = np.sqrt(ends[:, -1])
+        path = np.sqrt(rows(squared).values).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            straight = np.where(path != 0, distance / path, np.nan)
+        return results(
+            names,
+            {
+                "distance_last": numbers(distance),
+                "path_length_last": path.tolist(),
+                "straightness": numbers(straight),
+            },
+        )
 
 
 def _start(header: Header) -> int:

@@ -17,7 +17,8 @@ from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.break_even import BreakEven, find_break_even
 from trajfile.metrics.covariance import Spectrum, spectrum
 from trajfile.metrics.ranges import Count, Factor, NotNegative, Several, Share
-from trajfile.report import Finding, MetricResult, TensorResult, number, series
+from trajfile.metrics.rowwise import lasts, results, rows
+from trajfile.report import Finding, MetricResult, TensorResult, number, numbers, series
 from trajfile.schema import GRADIENT_SAMPLES
 
 Float = NDArray[np.float64]
@@ -295,17 +296,15 @@ def _sentence(summary: dict[str, Any]) -> str | None:
 
 def _shares(grams: SampleGrams) -> dict[str, TensorResult]:
     """Each tensor's part of the trace of the covariance; the parts add up to one."""
+    if not grams.tensors:
+        return {}
     whole = np.array([np.trace(gram) for gram in grams.grams])
-    shares = {
-        name: np.divide(own, whole, out=np.full(len(whole), np.nan), where=whole > 0)
-        for name, own in grams.tensors.items()
-    }
-    return {
-        name: TensorResult(
-            {
-                "trace_share_median": number(robust.median(share)),
-                "trace_share_last": number(robust.last(share)),
-            }
-        )
-        for name, share in shares.items()
-    }
+    own = np.stack(list(grams.tensors.values()))
+    shares = np.divide(own, whole, out=np.full(own.shape, np.nan), where=whole > 0)
+    return results(
+        list(grams.tensors),
+        {
+            "trace_share_median": numbers(rows(shares).medians),
+            "trace_share_last": numbers(lasts(shares)),
+        },
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,8 +19,9 @@ from trajfile.metrics.layer_chain import LayerChain, layer_chain
 from trajfile.metrics.layer_pairs import PairPlan, law_residuals, plan_pairs
 from trajfile.metrics.phases import Slope, floor_reached, is_steeper, slope
 from trajfile.metrics.ranges import Count, NotNegative, ProperPart, Several, Share
+from trajfile.metrics.rowwise import firsts, lasts, results
 from trajfile.metrics.snapshots import SNAPSHOTS, THETA
-from trajfile.report import MetricResult, Series, TensorResult, number, series
+from trajfile.report import MetricResult, Series, TensorResult, number, numbers, series
 from trajfile.schema import PARAMS
 
 Float = NDArray[np.float64]
@@ -147,7 +147,7 @@ class Imbalance(Metric):
             None if len(steps) > 1 else "One snapshot shows no change; found 1, expected 2.",
             summary=summary,
             series=shown,
-            per_tensor=_per_layer(chain, squared),
+            per_tensor=_per_layer(chain, layers),
             findings=findings(chain, summary, self.law_tolerance),
             definition=self.definition,
             reference=self.reference,
@@ -225,20 +225,18 @@ def _rates(steps: Steps, log: Float, boundary: int) -> tuple[Slope | None, Slope
     )
 
 
-def _per_layer(chain: LayerChain, squared: Mapping[str, Float]) -> dict[str, TensorResult]:
+def _per_layer(chain: LayerChain, layers: Float) -> dict[str, TensorResult]:
     """Each layer's squared norm, and how far the next one's is above it."""
-    told = {}
-    for name, following in zip(chain.names, (*chain.names[1:], None), strict=True):
-        above = None if following is None else squared[following] - squared[name]
-        told[name] = TensorResult(
-            {
-                "squared_norm_first": number(robust.first(squared[name])),
-                "squared_norm_last": number(robust.last(squared[name])),
-                "next_above_first": None if above is None else number(robust.first(above)),
-                "next_above_last": None if above is None else number(robust.last(above)),
-            }
-        )
-    return told
+    above = np.diff(layers, axis=0)
+    return results(
+        chain.names,
+        {
+            "squared_norm_first": numbers(firsts(layers)),
+            "squared_norm_last": numbers(lasts(layers)),
+            "next_above_first": [*numbers(firsts(above)), None],
+            "next_above_last": [*numbers(lasts(above)), None],
+        },
+    )
 
 
 def _rounding(header: Header, chain: LayerChain) -> float:

@@ -1,15 +1,13 @@
 """How far a statistic of a correlated series can be trusted.
 
-Consecutive steps of a run resemble each other, so n of them are worth fewer independent ones:
-n/τ *effective windows*, with the integrated autocorrelation time τ = 1 + 2 Σ_k ρ_k. The sum is cut
-where the sum of two neighbouring ρ_k first is no longer positive, and its terms are kept from
-rising (the initial monotone sequence of Geyer 1992). Subtracting the sample mean makes every ρ_k
-too small by τ/n, which is put back. Intervals are Student's, with the windows less one as degrees
-of freedom. Nothing is drawn at random, so the same run gives the same interval.
+Intervals are Student's, with the effective windows of the series (see `trajfile.metrics.windows`)
+less one as degrees of freedom. Nothing is drawn at random, so the same run gives the same interval.
 
 A series with a trend has few windows and a wide interval, as it should: its mean is that of this
 run and of no other. With fewer than two windows there is no spread to tell by, and the interval is
 the whole range of the values.
+
+Each figure is of one series, or of many at once, one a row, under the plural of its name.
 """
 
 from __future__ import annotations
@@ -21,20 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from trajfile.metrics.robust import at_quantile, middle
+from trajfile.metrics.rowwise import Rows, rows
 from trajfile.report import number
 
 Float = NDArray[np.float64]
+Pairs = list[list[float] | None]
 
 #: What every interval of a report is said to be, in its notes.
 LEVEL = 0.95
-
-#: Largest share of the variance that the sample mean is taken to have absorbed.
-_MOST_ABSORBED = 0.5
-#: How often τ and the correction that needs it are put into each other.
-_ROUNDS = 4
-#: Longest series whose products at all lags are quicker summed than by Fourier transform.
-_SHORT = 512
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,20 @@ class Interval:
         return [self.low, self.high] if known else None
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """The 95 % confidence intervals of n figures, each float64, shape (n,); see `Interval`."""
+
+    low: Float
+    high: Float
+    windows: Float
+
+    @property
+    def first(self) -> Interval:
+        """The first of them."""
+        return Interval(float(self.low[0]), float(self.high[0]), float(self.windows[0]))
+
+
 def stated(name: str, value: float, interval: Interval) -> dict[str, float | list[float] | None]:
     """A figure and its interval under the names a report gives them.
 
@@ -73,6 +79,28 @@ def stated(name: str, value: float, interval: Interval) -> dict[str, float | lis
     return {name: value if known else None, f"{name}_interval": interval.pair if known else None}
 
 
+def stated_each(
+    name: str, values: Float, intervals: Intervals
+) -> dict[str, list[float | None] | Pairs]:
+    """`stated` of n figures.
+
+    Args:
+        name: Of the figure.
+        values: float64, shape (n,).
+        intervals: One of each.
+
+    Returns:
+        Under both names a list of n.
+    """
+    low, high = intervals.low, intervals.high
+    known = (np.isfinite(values) & np.isfinite(low) & np.isfinite(high)).tolist()
+    pairs = zip(known, low.tolist(), high.tolist(), strict=True)
+    return {
+        name: [value if k else None for k, value in zip(known, values.tolist(), strict=True)],
+        f"{name}_interval": [[a, b] if k else None for k, a, b in pairs],
+    }
+
+
 def student(windows: float) -> float:
     """Half-width of a 95 % interval in standard errors, from so many independent windows.
 
@@ -86,51 +114,15 @@ def student(windows: float) -> float:
 
 
 def effective_windows(values: Float) -> float:
-    """How many independent values a correlated series is worth: n/τ.
+    """How many independent values a correlated series is worth; see `trajfile.metrics.windows`.
 
     Args:
         values: float64, shape (n,), in order of time; what is not finite is left out.
 
     Returns:
-        Between 0 and n. A series that alternates counts as independent (τ = 1), so that an
-        interval is never too narrow on its account; so does a constant one.
+        Between 0 and n.
     """
-    return _effective_windows(values[np.isfinite(values)])
-
-
-def _effective_windows(kept: Float) -> float:
-    n = len(kept)
-    if n < 3 or kept.max() == kept.min():
-        return float(n)
-    centred = kept - kept.mean()
-    # No BLAS: its threads, once woken, take the processor from those that read and multiply.
-    square = float((centred * centred).sum())
-    if not square > 0 or float((centred[1:] * centred[:-1]).sum()) <= 0:
-        return float(n)  # it alternates, or its spread is one of rounding errors
-    raw = _products(centred) / square
-    even = n - n % 2
-    positive = raw[:even:2] + raw[1:even:2] > 0
-    count = int(np.argmin(positive)) if not positive.all() else len(positive)
-    raw = raw[: 2 * count]
-    # Fewer products stand behind a long lag.
-    fading = np.maximum(1 - np.arange(2 * count) / n, 0.5)
-    tau = 1.0
-    for _ in range(_ROUNDS):
-        absorbed = min(tau / n, _MOST_ABSORBED)
-        rho = np.minimum((raw * (1 - absorbed) + absorbed) / fading, 1.0)
-        pairs = np.minimum.accumulate(rho[::2] + rho[1::2])
-        tau = min(max(2 * float(pairs.sum()) - 1, 1.0), float(n))
-    return n / tau
-
-
-def _products(centred: Float) -> Float:
-    """The sum of the products at each lag from 0 on."""
-    n = len(centred)
-    if n <= _SHORT:
-        return np.correlate(centred, centred, "full")[n - 1 :]
-    size = 1 << (2 * n - 1).bit_length()  # a length of large prime factors takes ten times as long
-    spectrum = np.fft.rfft(centred, size)
-    return np.fft.irfft(spectrum * spectrum.conj(), size)[:n]
+    return float(rows(values[None, :]).windows[0])
 
 
 def mean_interval(values: Float) -> Interval:
@@ -142,10 +134,12 @@ def mean_interval(values: Float) -> Interval:
     Returns:
         mean ± t·s/√windows, with s² the variance, made unbiased for that many windows.
     """
-    kept = values[np.isfinite(values)]
-    if not len(kept):
-        return Interval(math.nan, math.nan, 0.0)
-    return _about(float(kept.mean()), kept, _effective_windows(kept))
+    return mean_intervals(rows(values[None, :])).first
+
+
+def mean_intervals(series: Rows) -> Intervals:
+    """`mean_interval` of each of n series."""
+    return _about(series.means, series)
 
 
 def ratio_interval(above: Float, below: Float) -> Interval:
@@ -161,13 +155,20 @@ def ratio_interval(above: Float, below: Float) -> Interval:
     Returns:
         The interval; NaN unless Σ below is positive.
     """
+    return ratio_intervals(above[None, :], below).first
+
+
+def ratio_intervals(above: Float, below: Float) -> Intervals:
+    """`ratio_interval` of each row of `above`, shape (n, m), to one series, shape (m,)."""
     known = np.isfinite(above) & np.isfinite(below)
-    above, below = above[known], below[known]
-    if not len(below) or not below.sum() > 0:
-        return Interval(math.nan, math.nan, 0.0)
-    ratio = float(above.sum() / below.sum())
-    rest = (above - ratio * below) / below.mean()
-    return _about(ratio, rest, _effective_windows(rest))
+    parts = np.where(known, above, 0.0).sum(axis=1)
+    whole = np.where(known, below, 0.0).sum(axis=1)
+    positive = whole > 0
+    ratio = np.divide(parts, whole, out=np.full(len(whole), np.nan), where=positive)
+    mean = np.where(positive, whole, 1.0) / np.maximum(known.sum(axis=1), 1)
+    with np.errstate(invalid="ignore"):
+        rest = (above - ratio[:, None] * below) / mean[:, None]
+    return _about(ratio, rows(np.where(known, rest, np.nan)))
 
 
 def median_interval(values: Float) -> Interval:
@@ -182,16 +183,37 @@ def median_interval(values: Float) -> Interval:
     Returns:
         The order statistics that many standard deviations to either side of the middle.
     """
-    kept = values[np.isfinite(values)]
-    if not len(kept):
-        return Interval(math.nan, math.nan, 0.0)
-    ordered = np.sort(kept)
-    windows = _effective_windows(np.sign(kept - middle(ordered)))
-    if windows < 2:
-        return _range(kept, windows)
-    half = student(windows) * 0.5 / math.sqrt(windows)
-    low, high = (at_quantile(ordered, share) for share in (max(0.5 - half, 0), min(0.5 + half, 1)))
-    return Interval(low, high, windows)
+    return _of_medians(rows(values[None, :])).first
+
+
+def stated_median(
+    name: str, values: Float, fewest: int = 1
+) -> dict[str, float | list[float] | None]:
+    """The median of a series and its interval, as of `stated`.
+
+    Args:
+        name: Of the figure.
+        values: float64, shape (n,), in order of time; what is not finite is left out.
+        fewest: Finite values below which there is no figure.
+
+    Returns:
+        Both; both null where either is undefined.
+    """
+    figures = stated_medians(name, rows(values[None, :]), fewest)
+    return {key: column[0] for key, column in figures.items()}
+
+
+def stated_medians(
+    name: str, series: Rows, fewest: int = 1
+) -> dict[str, list[float | None] | Pairs]:
+    """`stated_median` of each of n series, under both names a list of n."""
+    medians = np.where(series.counts >= fewest, series.medians, np.nan)
+    return stated_each(name, medians, _of_medians(series))
+
+
+def stated_means(name: str, series: Rows) -> dict[str, list[float | None] | Pairs]:
+    """The mean of each of n series and its interval, under both names a list of n."""
+    return stated_each(name, series.means, mean_intervals(series))
 
 
 def fraction_interval(hits: float, windows: float) -> Interval:
@@ -206,14 +228,22 @@ def fraction_interval(hits: float, windows: float) -> Interval:
     Returns:
         The interval, within [0, 1]: all of that below two windows, none without any.
     """
-    if not windows > 0 or not math.isfinite(hits):
-        return Interval(math.nan, math.nan, windows)
-    if windows < 2:
-        return Interval(0.0, 1.0, windows)
-    square = student(windows) ** 2 / windows
+    return fraction_intervals(np.array([hits]), np.array([windows])).first
+
+
+def fraction_intervals(hits: Float, windows: Float) -> Intervals:
+    """`fraction_interval` of n shares, each float64, shape (n,)."""
+    enough = np.maximum(windows, 2.0)
+    square = _students(windows) ** 2 / enough
     middle = (hits + square / 2) / (1 + square)
-    half = math.sqrt(square * (hits * (1 - hits) + square / 4)) / (1 + square)
-    return Interval(max(middle - half, 0.0), min(middle + half, 1.0), windows)
+    half = np.sqrt(square * (hits * (1 - hits) + square / 4)) / (1 + square)
+    unknown = ~(windows > 0) | ~np.isfinite(hits)
+    ends = np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+    low, high = (
+        np.where(unknown, np.nan, np.where(windows < 2, all_of, end))
+        for all_of, end in zip((0.0, 1.0), ends, strict=True)
+    )
+    return Intervals(low, high, windows)
 
 
 def jackknife_interval(value: float, left_out: Float) -> Interval:
@@ -235,16 +265,44 @@ def jackknife_interval(value: float, left_out: Float) -> Interval:
     return Interval(value - half, value + half, float(n))
 
 
-def _about(value: float, series: Float, windows: float) -> Interval:
-    """Student's interval about a value, from the spread of a series and its windows."""
-    if windows < 2:
-        return _range(series + (value - series.mean()), windows)
-    half = student(windows) * float(series.std()) / math.sqrt(windows - 1)
-    return Interval(value - half, value + half, windows)
+def _students(windows: Float) -> Float:
+    """`student` of each, that of 2 below 2."""
+    return np.asarray(stdtrit(np.maximum(windows, 2.0) - 1, 0.5 + LEVEL / 2), np.float64)
 
 
-def _range(values: Float, windows: float) -> Interval:
-    """All of the values, two at least."""
-    if len(values) < 2:
-        return Interval(math.nan, math.nan, windows)
-    return Interval(float(values.min()), float(values.max()), windows)
+def _about(values: Float, series: Rows) -> Intervals:
+    """Student's intervals about values, from the spread of each series and its windows."""
+    if not series.values.size:
+        return _none(series)
+    windows = series.windows
+    half = _students(windows) * series.deviations / np.sqrt(np.maximum(windows, 2.0) - 1)
+    shift = values - series.means
+    return _or_range(values - half, values + half, series, windows, shift)
+
+
+def _of_medians(series: Rows) -> Intervals:
+    """The intervals of the medians."""
+    if not series.values.size:
+        return _none(series)
+    sides = np.sign(series.values - series.medians[:, None])
+    sides = sides if series.full else np.where(series.inside, sides, 0.0)
+    windows = Rows(sides, series.counts).windows
+    half = _students(windows) * 0.5 / np.sqrt(np.maximum(windows, 1.0))
+    low = series.at_quantile(np.maximum(0.5 - half, 0.0))
+    high = series.at_quantile(np.minimum(0.5 + half, 1.0))
+    return _or_range(low, high, series, windows, np.zeros(len(windows)))
+
+
+def _none(series: Rows) -> Intervals:
+    unknown = np.full(len(series.counts), np.nan)
+    return Intervals(unknown, unknown, np.zeros(len(unknown)))
+
+
+def _or_range(low: Float, high: Float, series: Rows, windows: Float, shift: Float) -> Intervals:
+    """Intervals; of fewer than two windows the range of all values, two at least, shifted."""
+    wide = windows < 2
+    if not wide.any():
+        return Intervals(low, high, windows)
+    two = np.where(series.counts < 2, np.nan, shift)
+    least, most = series.at(np.zeros(len(windows), np.int64)), series.at(series.counts - 1)
+    return Intervals(np.where(wide, least + two, low), np.where(wide, most + two, high), windows)

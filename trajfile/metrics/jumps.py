@@ -20,6 +20,7 @@ from trajfile.metrics.robust import finite
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 #: Six standard deviations of normal values, in their median absolute deviations.
@@ -107,6 +108,42 @@ def find_jumps(signs: Signs, delta: float, refractory: int, cover: float, spike:
     rows = np.array(joined, np.int64).reshape(-1, 2)
     lasting = int((rows[:, 1] - rows[:, 0]).sum())
     return Jumps(rows[:, 0], rows[:, 1], "norm", lasting / max(len(signs.growth), 1))
+
+
+def may_jump(
+    steps: Index,
+    distance: Float,
+    growth: Float,
+    kicked: Float,
+    loss_factor: Float,
+    *,
+    delta: float,
+    cover: float,
+    spike: float,
+) -> Mask:
+    """Which of n vectors show anything that `find_jumps` could find; mostly few do.
+
+    Args:
+        steps: As in `Signs`, like those that follow.
+        distance: Of each vector, shape (n, snapshots - 1).
+        growth: Likewise.
+        kicked: Likewise.
+        loss_factor: Shape (snapshots - 1,).
+        delta: As in `find_jumps`, like those that follow.
+        cover: Likewise.
+        spike: Likewise.
+
+    Returns:
+        Shape (n,).
+    """
+    single = np.diff(steps) == 1
+    least = -2 * math.log1p(-delta)
+    turned = ((distance > delta) & single).any(axis=1)
+    # All rises of the norm together are no less than the largest of them.
+    risen = np.where(growth > 0, growth, 0.0).sum(axis=1) > 0.99 * least
+    hidden = ((loss_factor >= spike) & (kicked >= least)).any(axis=1)
+    by_cosine = (np.isfinite(distance) & single).sum(axis=1) >= cover * (steps[-1] - steps[0])
+    return np.asarray(turned | (~by_cosine & (risen | hidden)))
 
 
 def _hidden(signs: Signs, delta: float, spike: float) -> Jumps:

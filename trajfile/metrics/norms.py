@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,9 +15,9 @@ from trajfile.engine.needs import Inner, Need, Row, Timeline
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.intervals import (
     effective_windows,
-    mean_interval,
-    median_interval,
-    stated,
+    stated_means,
+    stated_median,
+    stated_medians,
 )
 from trajfile.metrics.late import late_note
 from trajfile.metrics.non_finite import (
@@ -27,10 +27,11 @@ from trajfile.metrics.non_finite import (
     non_finite_sentence,
 )
 from trajfile.metrics.ranges import Count, Positive
-from trajfile.metrics.robust import finite, first, last, mean, median
+from trajfile.metrics.robust import finite, first, largest, last
+from trajfile.metrics.rowwise import firsts, largests, lasts, of_tensors, results, rows
 from trajfile.metrics.snapshots import STEP, THETA, strides
 from trajfile.metrics.spikes import spike_factor
-from trajfile.report import Finding, MetricResult, Series, TensorResult, number, series
+from trajfile.report import Finding, MetricResult, Series, TensorResult, number, numbers, series
 
 Float = NDArray[np.float64]
 
@@ -111,32 +112,36 @@ class Norms(Metric):
                 f"{stream}_first": number(first(norms)),
                 f"{stream}_last": number(last(norms)),
             }
-        summary |= _usually("relative_update_median", relative, self.fewest_updates)
+        windows = effective_windows(relative)
+        summary |= stated_median("relative_update_median", relative, self.fewest_updates)
         summary |= {
-            "relative_update_max": number(_largest(relative)),
-            "effective_windows": number(effective_windows(relative)),
+            "relative_update_max": number(largest(relative)),
+            "effective_windows": number(windows),
         }
         return MetricResult(
             status="ok",
             summary=summary,
             series=curves,
-            per_tensor={name: TensorResult(values) for name, values in per_tensor.items()},
+            per_tensor=per_tensor,
             findings=findings,
             definition=self.definition,
             reference=self.reference,
-            notes=_notes(measured, steps["params"], relative, self.fewest_updates),
+            notes=_notes(measured, steps["params"], relative, windows, self.fewest_updates),
             sentence=non_finite_sentence(bad) or _sentence(moved, summary),
             salience=1.0 if bad else 0.1,
             options=self.options,
         )
 
-    def _dead(self, measured: Measurements, per_tensor: dict[str, dict[str, Any]]) -> list[Finding]:
+    def _dead(
+        self, measured: Measurements, per_tensor: Mapping[str, TensorResult]
+    ) -> list[Finding]:
         """Tensors that no two recorded snapshots differ in."""
         params = measured.header.tensors.get("params", {})
-        dead = [name for name, values in per_tensor.items() if values.get("moved") is False]
+        told = {name: result.summary for name, result in per_tensor.items()}
+        dead = [name for name, values in told.items() if values.get("moved") is False]
         if not dead:
             return []
-        pushed = [name for name in dead if per_tensor[name].get("gradient_norm_mean")]
+        pushed = [name for name in dead if told[name].get("gradient_norm_mean")]
         why = (
             f"; {listed(pushed)} did have gradients: frozen, or their updates are lost to rounding"
             if pushed
@@ -208,54 +213,49 @@ def _row(stream: str) -> Row:
 
 
 def _relative(square: Float, moved: Float) -> Float:
-    """‖θ_{k+1} - θ_k‖/‖θ_k‖ for each row but the last."""
+    """‖θ_{k+1} - θ_k‖/‖θ_k‖ for each snapshot but the last, shape (..., snapshots - 1)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.sqrt(moved[:-1]) / np.sqrt(square[:-1]))
+        return np.asarray(np.sqrt(moved[..., :-1]) / np.sqrt(square[..., :-1]))
 
 
-def _usually(name: str, values: Float, fewest: int) -> dict[str, Any]:
-    """The median with its interval; both None with too few values."""
-    if len(finite(values)) < fewest:
-        return {name: None, f"{name}_interval": None}
-    return dict(stated(name, median(values), median_interval(values)))
-
-
-def _largest(values: Float) -> float:
-    kept = finite(values)
-    return float(kept.max()) if len(kept) else math.nan
-
-
-def _per_tensor(
-    measured: Measurements, present: list[str], fewest: int
-) -> dict[str, dict[str, Any]]:
+def _per_tensor(measured: Measurements, present: list[str], fewest: int) -> dict[str, TensorResult]:
     """The summaries of single tensors; empty if per-tensor values were not kept."""
-    results: dict[str, dict[str, Any]] = {}
+    told: dict[str, TensorResult] = {}
     if "params" in present:
-        moved = measured.per_tensor(STEP, STEP)
-        for name, square in measured.per_tensor(THETA, THETA).items():
-            relative = _relative(square, moved[name])
-            steps = moved[name][:-1]
-            known = np.isfinite(square[:-1]) & np.isfinite(square[1:])
-            known &= measured.header.tensors["params"][name].size > 0  # what is empty cannot move
-            results[name] = {
-                "norm_first": number(math.sqrt(first(square))),
-                "norm": number(math.sqrt(last(square))),
-                **_usually("relative_update_median", relative, fewest),
-                "relative_update_max": number(_largest(relative)),
-                "moved": bool((steps[known] > 0).any()) if known.any() else None,
-            }
+        names, squares = of_tensors(measured, THETA, THETA)
+        moved = of_tensors(measured, STEP, STEP, names)[1]
+        relative = _relative(squares, moved)
+        columns = {
+            "norm_first": numbers(np.sqrt(firsts(squares))),
+            "norm": numbers(np.sqrt(lasts(squares))),
+            **stated_medians("relative_update_median", rows(relative), fewest),
+            "relative_update_max": numbers(largests(relative)),
+            "moved": _moved(measured.header, names, squares, moved),
+        }
+        told = results(names, columns)
     for stream, label in (("gradients", "gradient_norm_mean"), ("updates", "update_norm_mean")):
         if stream in present:
-            for name, square in measured.per_tensor(_row(stream), _row(stream)).items():
-                norms = np.sqrt(square)
-                results.setdefault(name, {}).update(
-                    stated(label, mean(norms), mean_interval(norms))
-                )
-    return results
+            names, squares = of_tensors(measured, _row(stream), _row(stream))
+            for name, more in results(names, stated_means(label, rows(np.sqrt(squares)))).items():
+                told.setdefault(name, TensorResult({})).summary.update(more.summary)
+    return told
+
+
+def _moved(header: Header, names: Sequence[str], squares: Float, moved: Float) -> list[bool | None]:
+    """Whether each tensor ever did; None where no two snapshots tell, or it is empty."""
+    known = np.isfinite(squares[:, :-1]) & np.isfinite(squares[:, 1:])
+    ever = np.asarray(((moved[:, :-1] > 0) & known).any(axis=1))
+    sizes = [header.tensors["params"][name].size for name in names]
+    told = known.any(axis=1) & (np.array(sizes) > 0)
+    return [bool(yes) if there else None for yes, there in zip(ever, told, strict=True)]
 
 
 def _notes(
-    measured: Measurements, steps: NDArray[np.int64], relative: Float, fewest: int
+    measured: Measurements,
+    steps: NDArray[np.int64],
+    relative: Float,
+    windows: float,
+    fewest: int,
 ) -> list[str]:
     notes = late_note(
         measured.header, "norms of the whole count them from there on and may jump where they join."
@@ -263,7 +263,7 @@ def _notes(
     known = len(finite(relative))
     if known >= fewest:
         notes.append(
-            f"The median relative update has a 95 % interval for {effective_windows(relative):.0f} "
+            f"The median relative update has a 95 % interval for {windows:.0f} "
             f"effective windows of {known} displacements; below two it is their whole range."
         )
     elif len(steps) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -18,14 +18,23 @@ from trajfile.metrics.decay_law import (
     LAW_SUMMARY,
     LawResiduals,
     decay_between,
+    law_applies,
     laws_of,
-    norm_is_held,
+    norms_are_held,
 )
-from trajfile.metrics.jumps import Jumps, Signs, cycles, find_jumps, jumps_by_norm, moments
+from trajfile.metrics.jumps import (
+    Jumps,
+    Signs,
+    cycles,
+    find_jumps,
+    jumps_by_norm,
+    may_jump,
+    moments,
+)
 from trajfile.metrics.periodicity_words import jump_findings, jump_sentence
 from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
 from trajfile.metrics.ranges import Count, NotNegative, Positive, ProperPart, Share
-from trajfile.metrics.robust import finite
+from trajfile.metrics.rowwise import largests, of_tensors, results
 from trajfile.metrics.scale_invariance import (
     InvarianceRule,
     Invariant,
@@ -34,9 +43,9 @@ from trajfile.metrics.scale_invariance import (
     invariance_findings,
     invariance_needs,
 )
-from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA
+from trajfile.metrics.snapshots import PAIRED_GRADIENT, SNAPSHOTS, STEP, THETA
 from trajfile.metrics.spikes import largest_within, spike_factor
-from trajfile.report import MetricResult, Series, TensorResult, number, series
+from trajfile.report import MetricResult, Series, TensorResult, number, numbers, series
 
 Float = NDArray[np.float64]
 Steps = NDArray[np.int64]
@@ -131,16 +140,20 @@ class Periodicity(InvarianceRule, Metric):
             return self._insufficient("two snapshots are needed")
         if not (np.isfinite(square) & (square > 0)).any():
             return self._insufficient("no snapshot is finite and not zero")
-        shared = decay_between(header, steps), self._loss_factor(header, steps)
-        signs = _signs(steps, square, across, moved, *shared)
+        decay, loss_factor = decay_between(header, steps), self._loss_factor(header, steps)
+        distances, growths = _moves(*(each[None, :] for each in (square, across, moved)))
+        distance, growth = distances[0], growths[0]
+        signs = Signs(steps, distance, growth, growth + decay, loss_factor)
         jumps = self._find(signs)
         begun = moments(signs, jumps, self.delta)
-        distance, growth = signs.distance, signs.growth
         rate = header.learning_rate_at(steps)
-        held = norm_is_held(square)
+        held = bool(norms_are_held(square[None, :])[0])
         unseen = self._unseen(header, steps, rate, bool(invariant.tensors))
         periodic, why = self._judge(steps, jumps, growth, held, unseen)
-        laws = laws_of(measured, invariant, square, growth, distance)
+        recorded = None
+        if invariant.tensors and law_applies(header):
+            recorded = inner_over(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, invariant.tensors)
+        laws = laws_of(header, square[None, :], growths, distances, recorded)
         summary = dict.fromkeys(_SUMMARY) | {
             "periodic": periodic,
             "jump_steps": [first for first, _ in begun],
@@ -150,14 +163,14 @@ class Periodicity(InvarianceRule, Metric):
             "jumps": len(jumps.start),
             "norm_rises": len(jumps_by_norm(growth, self.delta).start),
             "method": jumps.method,
-            **laws.summary(self.law_rows),
+            **{name: told[0] for name, told in laws.summary(self.law_rows).items()},
             **period_summary(header, steps, jumps, cycles(jumps, growth), square),
         }
         return MetricResult(
             status="ok",
             summary=summary,
             series={"cosine_distance": series(steps[:-1], distance)},
-            per_tensor=self._per_tensor(measured, invariant, tensors, steps, shared),
+            per_tensor=self._per_tensor(measured, invariant, tensors, steps, (decay, loss_factor)),
             findings=[
                 *invariance_findings(self.id, invariant, self),
                 *jump_findings(summary, why, bool(invariant.tensors), self.law_tolerance),
@@ -230,26 +243,42 @@ class Periodicity(InvarianceRule, Metric):
         shared: tuple[Float, Float],
     ) -> dict[str, TensorResult]:
         """Each tensor's own jumps, found the same way, and how well the law holds for it."""
-        squares = measured.per_tensor(THETA, THETA)
-        across = measured.per_tensor(THETA, STEP)
-        moved = measured.per_tensor(STEP, STEP)
-        results = {}
-        for name in (name for name in tensors if name in squares):
-            signs = _signs(steps, squares[name], across[name], moved[name], *shared)
-            begun = moments(signs, self._find(signs), self.delta)
-            own = replace(invariant, tensors=(name,) if invariant.tensors else ())
-            laws = laws_of(measured, own, squares[name], signs.growth, signs.distance)
-            known = finite(signs.distance)
-            results[name] = TensorResult(
-                {
-                    "jumps": len(begun),
-                    "jump_steps": [first for first, _ in begun],
-                    "cosine_distance_max": number(known.max() if len(known) else None),
-                    **laws.summary(self.law_rows),
-                    **(invariant.summary(name) if invariant.tensors else {}),
-                }
-            )
-        return results
+        names, squares = of_tensors(measured, THETA, THETA, tensors)
+        across = of_tensors(measured, THETA, STEP, names)[1]
+        moved = of_tensors(measured, STEP, STEP, names)[1]
+        distance, growth = _moves(squares, across, moved)
+        begun = self._begun(steps, distance, growth, *shared)
+        recorded = _recorded(measured, names) if invariant.tensors else None
+        laws = laws_of(measured.header, squares, growth, distance, recorded)
+        told = results(
+            names,
+            {
+                "jumps": [len(pairs) for pairs in begun],
+                "jump_steps": [[first for first, _ in pairs] for pairs in begun],
+                "cosine_distance_max": numbers(largests(distance)),
+                **laws.summary(self.law_rows),
+            },
+        )
+        for name in names if invariant.tensors else ():
+            told[name].summary.update(invariant.summary(name))
+        return told
+
+    def _begun(
+        self, steps: Steps, distance: Float, growth: Float, decay: Float, loss_factor: Float
+    ) -> list[list[tuple[int, int]]]:
+        """Within which steps the jumps of each of some vectors begin."""
+        kicked = growth + decay
+        showing = may_jump(
+            *(steps, distance, growth, kicked, loss_factor),
+            delta=self.delta,
+            cover=self.coverage,
+            spike=self.loss_spike,
+        )
+        begun: list[list[tuple[int, int]]] = [[] for _ in distance]
+        for k in np.flatnonzero(showing).tolist():
+            signs = Signs(steps, distance[k], growth[k], kicked[k], loss_factor)
+            begun[k] = moments(signs, self._find(signs), self.delta)
+        return begun
 
     def _notes(
         self, header: Header, invariant: Invariant, steps: Steps, jumps: Jumps, laws: LawResiduals
@@ -273,7 +302,7 @@ class Periodicity(InvarianceRule, Metric):
             )
         else:
             notes.append(f"δ-jumps within {self.refractory} steps of each other are one jump.")
-        if not len(laws.norm) and header.optimizer.get("name") and not header.is_plain_sgd:
+        if not laws.norm.counts[0] and header.optimizer.get("name") and not header.is_plain_sgd:
             notes.append("The law of the norm holds for plain SGD with coupled weight decay only.")
         return notes
 
@@ -290,12 +319,31 @@ class Periodicity(InvarianceRule, Metric):
         )
 
 
-def _signs(
-    steps: Steps, square: Float, across: Float, moved: Float, decay: Float, loss_factor: Float
-) -> Signs:
-    """What shows jumps of one vector: its norms, its steps, their inner products; the loss."""
+def _moves(square: Float, across: Float, moved: Float) -> tuple[Float, Float]:
+    """1 - cos(θ_i, θ_{i+1}) and ln(‖θ_{i+1}‖²/‖θ_i‖²), each of shape (n, snapshots - 1).
+
+    Args:
+        square: ‖θ_i‖² of n vectors, float64, shape (n, snapshots).
+        across: ⟨θ_i, θ_{i+1} - θ_i⟩, likewise.
+        moved: ‖θ_{i+1} - θ_i‖², likewise.
+
+    Returns:
+        Both, NaN where unknown.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log1p((2 * across + moved) / square)[:-1]
+        growth = np.log1p((2 * across + moved) / square)[:, :-1]
     growth = np.where(np.isfinite(growth), growth, np.nan)
-    distance = turn(square, across, moved)[1][:-1]
-    return Signs(steps, distance, growth, growth + decay, loss_factor)
+    return turn(square, across, moved)[1][:, :-1], growth
+
+
+def _recorded(measured: Measurements, names: list[str]) -> Float | None:
+    """Each tensor's ‖g‖² where it was recorded; None where the laws do not apply."""
+    header = measured.header
+    if not law_applies(header):
+        return None
+    known, squares = of_tensors(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, names)
+    if known == names:
+        return squares
+    recorded = np.full((len(names), squares.shape[1]), np.nan)
+    recorded[[names.index(name) for name in known]] = squares
+    return recorded

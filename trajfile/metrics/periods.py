@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
 from trajfile.metrics.decay_law import critical_ratio
-from trajfile.metrics.intervals import mean_interval, median_interval, stated
+from trajfile.metrics.intervals import mean_interval, stated, stated_median
 from trajfile.metrics.jumps import Cycle, Jumps
-from trajfile.metrics.robust import median
 from trajfile.report import number
 
 #: Names of what `period_summary` can say.
@@ -72,5 +71,5 @@ def period_summary(
             free = grown / (-2 * np.log1p(-rate[longest] * header.weight_decay))
             taken = (steps[shortest] - steps[longest]) / free
         found["period_free_decay"] = [number(value) for value in free]
-        found |= stated("free_decay_ratio_median", median(taken), median_interval(taken))
+        found |= stated_median("free_decay_ratio_median", taken)
     return found

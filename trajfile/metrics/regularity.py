@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from trajfile.engine.measurements import Measurements
 from trajfile.linalg import cosine
 from trajfile.metrics.intervals import (
-    Interval,
-    effective_windows,
-    fraction_interval,
-    mean_interval,
+    Intervals,
+    fraction_intervals,
+    mean_intervals,
     ratio_interval,
+    ratio_intervals,
     stated,
+    stated_each,
 )
 from trajfile.metrics.recorded_updates import UpdateSource
-from trajfile.metrics.robust import mean
+from trajfile.metrics.rowwise import Rows, of_tensors, results, rows
 from trajfile.report import Finding, TensorResult, number
 
 Float = NDArray[np.float64]
@@ -157,21 +158,23 @@ def regularity_bound(
     return Bound(float(found.gap[first].sum()), float(found.distance[0] / (2 * rate * gamma)))
 
 
-def cosine_figures(cos: Float) -> dict[str, Any]:
-    """How updates point, over the rows in which both vectors exist.
+def cosine_figures(cos: Rows) -> dict[str, list[Any]]:
+    """How updates point, over the steps in which both vectors exist.
 
     Args:
-        cos: Cosines of θ_k - θ* and U_k, float64, shape (n,), NaN where undefined.
+        cos: Cosines of θ_k - θ* and U_k of n tensors, or of the whole as one.
 
     Returns:
-        `cosine_mean` and `violated_fraction`, the share with cos ≤ 0, each with its interval.
+        `cosine_mean` and `violated_fraction`, the share with cos ≤ 0, each with its interval, and
+        under each name a list of n.
     """
-    judged = cos[np.isfinite(cos)]
-    within = mean_interval(judged)
-    within = Interval(max(within.low, -1.0), min(within.high, 1.0), within.windows)
-    share = float((judged <= 0).mean()) if len(judged) else math.nan
-    return stated("cosine_mean", mean(judged), within) | stated(
-        "violated_fraction", share, fraction_interval(share, within.windows)
+    within = mean_intervals(cos)
+    low, high = np.maximum(within.low, -1.0), np.minimum(within.high, 1.0)
+    below = (cos.values <= 0) & cos.inside
+    with np.errstate(invalid="ignore"):
+        share = below.sum(axis=1) / cos.counts
+    return stated_each("cosine_mean", cos.means, Intervals(low, high, within.windows)) | (
+        stated_each("violated_fraction", share, fraction_intervals(share, within.windows))
     )
 
 
@@ -188,14 +191,15 @@ def gamma_figures(found: Regularity, kept: NDArray[np.bool_]) -> dict[str, Any]:
         known, and `cosine_figures`.
     """
     known = found.known
+    cos = rows(found.cosine[None, :])
     a, below = found.inner[known], found.denominator[known]
     least = int(np.argmin(np.where(kept, found.gamma, np.inf))) if kept.any() else None
     figures: dict[str, Any] = {
         "gamma_trajectory": None if least is None else number(found.gamma[least]),
         "gamma_trajectory_step": None if least is None else int(found.steps[least]),
         **stated("gamma_aggregate", ratio(a.sum(), below.sum()), ratio_interval(a, below)),
-        **cosine_figures(found.cosine),
-        "effective_windows": number(effective_windows(found.cosine)),
+        **{name: told[0] for name, told in cosine_figures(cos).items()},
+        "effective_windows": number(cos.windows[0]),
     }
     sized = np.isfinite(found.inner) & np.isfinite(found.cosine)
     if not known.any() and sized.any():
@@ -209,16 +213,15 @@ def tensor_figures(
 ) -> dict[str, TensorResult]:
     """Each tensor's `cosine_figures`, and its share of `gamma_aggregate` (they add up to it)."""
     count, known = source.count, found.known
-    distance = measured.per_tensor(source.distance, source.distance)
-    square = measured.per_tensor(source.row, source.row)
+    names, inner = of_tensors(measured, source.distance, source.row)
+    distance = of_tensors(measured, source.distance, source.distance, names)[1]
+    square = of_tensors(measured, source.row, source.row, names)[1]
+    cos = source.sign * cosine(distance[:, :count], square[:, :count], inner[:, :count])
+    parts = np.compress(known, inner[:, :count] * source.scale[:count], axis=1)
     below = found.denominator[known]
-    results = {}
-    for name, inner in measured.per_tensor(source.distance, source.row).items():
-        cos = source.sign * cosine(distance[name][:count], square[name][:count], inner[:count])
-        part = (inner[:count] * source.scale[:count])[known]
-        share = stated("gamma_share", ratio(part.sum(), below.sum()), ratio_interval(part, below))
-        results[name] = TensorResult(cosine_figures(cos) | share)
-    return results
+    share = parts.sum(axis=1) / below.sum() if below.sum() > 0 else np.full(len(names), np.nan)
+    shares = stated_each("gamma_share", share, ratio_intervals(parts, below))
+    return results(names, cosine_figures(rows(cos)) | shares)
 
 
 def ratio(above: float, below: float) -> float:

@@ -97,8 +97,13 @@ def ritz_values(gram: Float, cross: Float, turns: Float, tolerance: float) -> Ri
 
 def _leading_norms(matrix: Float) -> Float:
     """Frobenius norms of the leading r x r blocks, r = 1..w, shape (n, w)."""
-    sums = np.cumsum(np.cumsum(matrix * matrix, axis=1), axis=2)
-    return np.sqrt(np.diagonal(sums, axis1=1, axis2=2))
+    square = matrix * matrix
+    # What each row and column adds to the block of those before it.
+    grown = [
+        square[:, r, :r].sum(axis=1) + square[:, : r + 1, r].sum(axis=1)
+        for r in range(square.shape[1])
+    ]
+    return np.asarray(np.sqrt(np.cumsum(np.stack(grown, axis=1), axis=1)))
 
 
 def _top_eigenpair(symmetric: Float, kept: NDArray[np.bool_]) -> tuple[Float, Float]:

@@ -38,22 +38,6 @@ def middle(ordered: Float) -> float:
     return float(ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
-def at_quantile(ordered: Float, share: float) -> float:
-    """A quantile of finite values in increasing order, interpolated linearly as NumPy does.
-
-    Args:
-        ordered: float64, shape (n,) with n >= 1.
-        share: Of the values below it, in [0, 1].
-
-    Returns:
-        The quantile.
-    """
-    place = share * (len(ordered) - 1)
-    below = min(int(place), len(ordered) - 1)
-    above = min(below + 1, len(ordered) - 1)
-    return float(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
-
-
 def mean(values: Float) -> float:
     """Mean of the finite values; NaN if there are none."""
     kept = finite(values)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
-from trajfile.metrics.intervals import effective_windows, median_interval, stated
-from trajfile.metrics.robust import finite, median
+from trajfile.metrics.intervals import stated_medians
+from trajfile.metrics.robust import median
+from trajfile.metrics.rowwise import rows
 from trajfile.metrics.snapshots import strides
 from trajfile.report import number
 
@@ -59,33 +60,35 @@ def equilibrium_angle(header: Header, learning_rate: Float) -> Float | None:
 
 
 def equilibrium_figures(
-    header: Header, steps: NDArray[np.int64], angle: Float, *, part: float, fewest: int
-) -> dict[str, Any]:
-    """How the tensors turn late in a run beside how they would at equilibrium.
+    header: Header, steps: NDArray[np.int64], angles: Float, *, part: float, fewest: int
+) -> dict[str, list[Any]]:
+    """How vectors turn late in a run beside how they would at equilibrium.
 
     Args:
         header: Tells the learning rate and the optimizer.
-        steps: Steps of the snapshots, int64, shape (n,).
-        angle: Angle from each snapshot to the next in radians, float64, shape (n,).
+        steps: Steps of the snapshots, int64, shape (snapshots,).
+        angles: Of n vectors the angle from each snapshot to the next in radians, float64, shape
+            (n, snapshots).
         part: Last part of the run that counts.
         fewest: Single steps below which there is no ratio.
 
     Returns:
         `equilibrium_angle`, the median prediction; `equilibrium_ratio`, the median of observed
-        over predicted over single steps, with its interval and `equilibrium_windows`.
+        over predicted over single steps, with its interval and `equilibrium_windows`; under each
+        name a list of n.
     """
-    nothing = dict.fromkeys(
-        ("equilibrium_angle", "equilibrium_ratio", "equilibrium_ratio_interval")
-    ) | {"equilibrium_windows": 0.0}
+    n = len(angles)
+    undefined = ("equilibrium_angle", "equilibrium_ratio", "equilibrium_ratio_interval")
+    nothing: dict[str, list[Any]] = {name: [None] * n for name in undefined}
+    nothing["equilibrium_windows"] = [0.0] * n
     expected = equilibrium_angle(header, header.learning_rate_at(steps))
     if expected is None or len(steps) < 2:
         return nothing
     late = steps >= steps[-1] - part * (steps[-1] - steps[0])
-    single = finite((angle / expected)[late & (strides(steps) == 1)])
-    figures = nothing | {
-        "equilibrium_angle": number(median(expected[late])),
-        "equilibrium_windows": effective_windows(single),
-    }
-    if len(single) >= fewest:
-        figures |= stated("equilibrium_ratio", median(single), median_interval(single))
-    return figures
+    single = rows(np.compress(late & (strides(steps) == 1), angles / expected, axis=1))
+    return (
+        nothing
+        | {"equilibrium_angle": [number(median(expected[late]))] * n}
+        | {"equilibrium_windows": single.windows.tolist()}
+        | stated_medians("equilibrium_ratio", single, fewest)
+    )

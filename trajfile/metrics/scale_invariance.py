@@ -7,12 +7,11 @@ normalisation layer are such. Recorded gradients show it: |⟨g, θ⟩| is a rou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtrc, betainc, betaincinv
 
 from trajfile.engine.header import Header
@@ -20,7 +19,7 @@ from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need, Row
 from trajfile.linalg import cosine
 from trajfile.metrics.ranges import Share
-from trajfile.metrics.robust import finite
+from trajfile.metrics.rowwise import of_tensors, rows
 from trajfile.metrics.snapshots import PAIRED_GRADIENT, PAIRED_THETA
 from trajfile.report import Finding
 
@@ -260,22 +259,20 @@ def _evidence(measured: Measurements) -> dict[str, Evidence]:
     """What the gradients say of each tensor that has at least a few that are not zero."""
     if not measured.header.has("params", "gradients"):
         return {}
-    squares = measured.per_tensor(PAIRED_THETA, PAIRED_THETA)
-    slopes = measured.per_tensor(PAIRED_GRADIENT, PAIRED_GRADIENT)
-    products = measured.per_tensor(PAIRED_THETA, PAIRED_GRADIENT)
-    params = measured.header.tensors["params"]
-    found = {}
-    for name, product in products.items():
-        values = finite(np.abs(cosine(squares[name], slopes[name], product)))
-        if len(values) >= _FEWEST_ROWS:
-            median = float(np.median(values))
-            chances = chance_of(median, len(values), params[name].size)
-            found[name] = Evidence(median, len(values), *chances)
-    return found
+    names, products = of_tensors(measured, PAIRED_THETA, PAIRED_GRADIENT)
+    squares = of_tensors(measured, PAIRED_THETA, PAIRED_THETA, names)[1]
+    slopes = of_tensors(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, names)[1]
+    known = rows(np.abs(cosine(squares, slopes, products)))
+    sizes = np.array([measured.header.tensors["params"][name].size for name in names], np.int64)
+    middles, chances = chance_of(known.medians, known.counts, sizes)
+    columns = (known.medians, known.counts, middles, chances)
+    entries = zip(*(column.tolist() for column in columns), strict=True)
+    told = {name: Evidence(*entry) for name, entry in zip(names, entries, strict=True)}
+    return {name: entry for name, entry in told.items() if entry.gradients >= _FEWEST_ROWS}
 
 
-def chance_of(median: float, count: int, size: int) -> tuple[float, float]:
-    """How unrelated vectors would compare with a median |cos|.
+def chance_of(median: ArrayLike, count: ArrayLike, size: ArrayLike) -> tuple[Float, Float]:
+    """How unrelated vectors would compare with a median |cos|, for one or many.
 
     Args:
         median: Of |cos|, observed.
@@ -286,8 +283,10 @@ def chance_of(median: float, count: int, size: int) -> tuple[float, float]:
         The median |cos| they would have, and the probability that `count` of them have one of at
         most `median` (an upper bound if `count` is even).
     """
-    if size < 2:
-        return 1.0, float(median >= 1)
-    middle = math.sqrt(float(betaincinv(0.5, (size - 1) / 2, 0.5)))
-    single = float(betainc(0.5, (size - 1) / 2, min(median, 1.0) ** 2))
-    return middle, float(bdtrc((count + 1) // 2 - 1, count, single))
+    median, count, size = np.asarray(median, np.float64), np.asarray(count), np.asarray(size)
+    half = (np.maximum(size, 2) - 1) / 2
+    middle = np.sqrt(betaincinv(0.5, half, 0.5))
+    single = betainc(0.5, half, np.minimum(median, 1.0) ** 2)
+    chance = bdtrc((count + 1) // 2 - 1, count, single)
+    line = size < 2
+    return np.where(line, 1.0, middle), np.where(line, median >= 1, chance)
