@@ -17,10 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.metrics.robust import median
+
 Float = NDArray[np.float64]
 
 #: Longer series are averaged over blocks first; a place is then known to a block.
 _MOST_POINTS = 512
+#: Ends of stretches whose costs are formed together.
+_TOGETHER = 32
 #: Largest correlation of neighbours that noise is taken to have.
 _MOST_CORRELATED = 0.9
 #: Correlations among which it is looked for.
@@ -80,8 +84,8 @@ def noise_variance(values: Float, *, lines: bool = False) -> float:
 
 def _spread(differences: Float) -> float:
     """Variance of normal values with these values' median absolute deviation."""
-    deviation = np.median(np.abs(differences - np.median(differences)))
-    return float(deviation / _MEDIAN_ABSOLUTE) ** 2
+    deviation = median(np.abs(differences - median(differences)))
+    return (deviation / _MEDIAN_ABSOLUTE) ** 2
 
 
 def find_changes(
@@ -127,7 +131,7 @@ def find_changes(
     found = []
     for before, at, after in zip(edges, starts, edges[2:], strict=False):
         places = np.arange(before + least, after - least + 1)
-        loss = costs[before, places] + costs[places, after]
+        loss = costs[places, before] + costs[after, places]
         near = places[loss <= loss.min() + _LIKELIHOOD * variance]
         low, high = min(int(near[0]), at), max(int(near[-1]), at)
         found.append(Change(at * width, low * width, high * width + width - 1))
@@ -135,20 +139,32 @@ def find_changes(
 
 
 def _costs(values: Float, lines: bool) -> Float:
-    """Squared residuals of each stretch [i, j), float64, shape (n + 1, n + 1); inf if empty."""
+    """Squared residuals of each stretch [i, j), float64, shape (n + 1, n + 1), at [j, i].
+
+    Args:
+        values: float64, shape (n,).
+        lines: As in `find_changes`.
+
+    Returns:
+        Infinite where a stretch is empty.
+    """
     n = len(values)
     at = np.arange(n) - (n - 1) / 2
-    sums = [
-        np.concatenate([[0.0], np.cumsum(x)])
-        for x in (np.ones(n), values, values**2, at, at**2, at * values)
-    ]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        count, y, yy, t, tt, ty = (s[None, :] - s[:, None] for s in sums)
-        cost = yy - y**2 / count
-        if lines:
-            spread = tt - t**2 / count
-            cost = cost - np.where(spread > 0, (ty - t * y / count) ** 2 / spread, 0.0)
-    return np.where(count > 0, np.maximum(cost, 0.0), np.inf)
+    parts = [np.ones(n), values, values**2, *([at, at**2, at * values] if lines else [])]
+    sums = [np.concatenate([[0.0], np.cumsum(part)]) for part in parts]
+    costs = np.full((n + 1, n + 1), np.inf)
+    # Some rows at a time stay in the cache, and stretches that end before they begin are left out.
+    for low in range(1, n + 1, _TOGETHER):
+        high = min(low + _TOGETHER, n + 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            count, y, yy, *moments = (s[low:high, None] - s[:high] for s in sums)
+            cost = yy - y**2 / count
+            if moments:
+                t, tt, ty = moments
+                spread = tt - t**2 / count
+                cost = cost - np.where(spread > 0, (ty - t * y / count) ** 2 / spread, 0.0)
+        costs[low:high, :high] = np.where(count > 0, np.maximum(cost, 0.0), np.inf)
+    return costs
 
 
 def _partition(costs: Float, least: int, penalty: float) -> list[int]:
@@ -156,14 +172,15 @@ def _partition(costs: Float, least: int, penalty: float) -> list[int]:
     n = len(costs) - 1
     best = np.full(n + 1, np.inf)
     best[0] = -penalty
-    origin = np.zeros(n + 1, np.int64)
+    origin = [0] * (n + 1)
     for end in range(least, n + 1):
-        total = best[: end - least + 1] + costs[: end - least + 1, end] + penalty
-        origin[end] = np.argmin(total)
-        best[end] = total[origin[end]]
+        total = best[: end - least + 1] + costs[end, : end - least + 1]
+        total += penalty
+        origin[end] = start = int(total.argmin())
+        best[end] = total[start]
     starts: list[int] = []
-    end = int(origin[n])
+    end = origin[n]
     while end > 0:
         starts.append(end)
-        end = int(origin[end])
+        end = origin[end]
     return starts[::-1]

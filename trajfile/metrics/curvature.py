@@ -179,8 +179,11 @@ def _windows(
     def over(left: Row, right: Row, lags: range) -> Float:
         """<left_a, right_b> for all b - a among the lags; zero if a pair is no member."""
         found = np.zeros(absent.shape)
-        for lag in lags if stop > start else ():
-            products = _near(measured.inner(left, right, lag), width, start, stop)
+        if start == stop:
+            return found
+        band = measured.band(left, right)
+        for lag in lags:
+            products = _near(band.total[:, band.lags.index(lag)], width, start, stop)
             for a in range(max(0, -lag), width - max(0, lag)):
                 found[:, a, a + lag] = products[a : a + stop - start]
         found[absent] = 0.0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trajfile.metrics.changes import find_changes
 from trajfile.metrics.intervals import Interval, median_interval
+from trajfile.metrics.robust import median
 from trajfile.metrics.smoothing import running_median
 
 Float = NDArray[np.float64]
@@ -128,4 +129,4 @@ def _ends(values: Float) -> tuple[float, float]:
 def _middle(ratio: Float, band: tuple[float, float]) -> tuple[float, Interval, float]:
     """Median, its interval, and the share inside the band."""
     inside = float(np.mean((ratio >= band[0]) & (ratio <= band[1])))
-    return float(np.median(ratio)), median_interval(ratio), inside
+    return median(ratio), median_interval(ratio), inside

@@ -152,11 +152,10 @@ class Geometry(Metric):
         """Steps and first two coordinates of the finite rows, and all shares of the variance."""
         cloud = self._cloud(first)
         steps = measured.header.timeline_steps(cloud.timeline)
+        band = measured.band(cloud, cloud)
         gram = np.zeros((len(steps), len(steps)))
-        for lag in range(len(steps)):
-            along = measured.inner(cloud, cloud, lag)[: len(steps) - lag]
-            row = np.arange(len(along))
-            gram[row, row + lag] = gram[row + lag, row] = along
+        i, j = np.triu_indices(len(steps))
+        gram[i, j] = gram[j, i] = band.total[i, np.searchsorted(band.lags, j - i)]
         sound = np.isfinite(np.diagonal(gram))
         steps, gram = steps[sound], gram[np.ix_(sound, sound)]
         nothing = np.full(len(steps), np.nan)

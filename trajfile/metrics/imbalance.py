@@ -204,10 +204,12 @@ class Imbalance(Metric):
             told["decay_rate_before"] = number(before.value)
             told["decay_rate_before_interval"] = before.interval
         # The word has to hold wherever in its range the boundary lies.
-        ends = [found.step] if found.high is None else [found.step, found.high]
+        around = [(before, after)]
+        if found.high not in {None, found.step}:
+            around.append(_rates(steps, log, found.high))
         words = {
             is_steeper(fall, rest, self.least_drop) if fall and rest else None
-            for rest, fall in (_rates(steps, log, end) for end in ends)
+            for rest, fall in around
         }
         told["regularisation_phase"] = words.pop() if len(words) == 1 else None
         return told

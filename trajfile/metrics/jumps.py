@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trajfile.metrics.robust import finite
+from trajfile.metrics.robust import finite, median
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -163,7 +163,7 @@ def _hidden(signs: Signs, delta: float, spike: float) -> Jumps:
     least = -2 * math.log1p(-delta)
     kicked = np.where(np.isfinite(signs.kicked), signs.kicked, -np.inf)
     known = kicked[np.isfinite(kicked)]
-    usual = float(np.median(known)) if len(known) else 0.0
+    usual = median(known) if len(known) else 0.0
     rows = np.flatnonzero((signs.loss_factor >= spike) & (kicked >= max(least, 3 * usual)))
     return Jumps(rows, rows + 1, "norm", 0.0)
 
@@ -224,7 +224,7 @@ def jumps_by_norm(growth: Float, delta: float) -> Jumps:
         The jumps.
     """
     known = finite(growth)
-    wavers = float(np.median(np.abs(known - np.median(known)))) if len(known) else 0.0
+    wavers = median(np.abs(known - median(known))) if len(known) else 0.0
     least = max(-2 * math.log1p(-delta), _BEYOND * wavers)
     level = _level(growth)
     edges = np.diff((growth > 0).astype(np.int8), prepend=0, append=0)

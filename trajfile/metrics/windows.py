@@ -73,7 +73,9 @@ def _times(centred: Float, squares: Float, counts: Counts) -> Float:
 def _products(centred: Float) -> Float:
     """The sums of the products at each lag from 0 on, shape (n, m)."""
     n, m = centred.shape
-    size = 1 << (2 * m - 1).bit_length()  # a length of large prime factors takes ten times as long
+    # A length of large prime factors takes ten times as long.
+    whole = 1 << (2 * m - 1).bit_length()
+    size = next(part for part in (5 * whole // 8, 3 * whole // 4, whole) if part >= 2 * m - 1)
     found, some = np.empty((n, m)), max(1, _TOGETHER // size)
     for start in range(0, n, some):
         spectrum = np.fft.rfft(centred[start : start + some], size)
