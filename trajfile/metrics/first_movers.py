@@ -16,6 +16,7 @@ from trajfile.engine.needs import Inner, Need, Row, Timeline
 from trajfile.metrics.base import Skipped
 from trajfile.metrics.ranges import Count, Factor, NotNegative, Positive
 from trajfile.metrics.robust import finite
+from trajfile.metrics.rowwise import of_tensors
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP, THETA
 from trajfile.report import Mover, number
 from trajfile.schema import PARAMS
@@ -139,18 +140,18 @@ class FirstMovers:
             | ((centre == -np.inf) & (logs > -np.inf))  # a tensor that lay still
         )
         movers = {}
-        for k, name in enumerate(measured.header.tensors[PARAMS]):
-            if out[k].any():
-                i = int(np.argmax(out[k]))
-                movers[name] = Mover(
-                    name,
-                    onset_step=int(steps[i]),
-                    seen_step=int(steps[i + 1]),
-                    factor=number(math.exp(beyond[k, i])) if regular[k, i] else None,
-                    largest_factor=_largest(beyond[k][out[k]]),
-                    score=number(score[k, i]),
-                    usual=number(math.exp(centre[k, i])),
-                )
+        names = list(measured.header.tensors[PARAMS])
+        for k in np.flatnonzero(out.any(axis=1)).tolist():
+            i = int(np.argmax(out[k]))
+            movers[names[k]] = Mover(
+                names[k],
+                onset_step=int(steps[i]),
+                seen_step=int(steps[i + 1]),
+                factor=number(math.exp(beyond[k, i])) if regular[k, i] else None,
+                largest_factor=_largest(beyond[k][out[k]]),
+                score=number(score[k, i]),
+                usual=number(math.exp(centre[k, i])),
+            )
         return movers, None, [*notes, *self._resolution(strides, judged)]
 
     def _reference(
@@ -177,19 +178,18 @@ class FirstMovers:
         for stride in np.unique(strides):
             alike = strides == stride
             sample = logs[:, alike & usual]
-            for k, values in enumerate(sample):
-                values = values[~np.isnan(values)]
-                if len(values) < self.fewest:
-                    continue
-                if (values == -np.inf).all():
-                    centre[k, alike] = -np.inf  # at rest
-                elif np.isfinite(middle := float(np.median(values))):
-                    centre[k, alike] = middle
-                    spread[k, alike] = _NORMAL * np.median(np.abs(values - middle))
-            own = spread[:, np.argmax(alike)]
+            known = (~np.isnan(sample)).sum(axis=1)
+            middle = np.where(known >= self.fewest, _medians(sample), np.nan)
+            resting = np.isneginf(np.where(np.isnan(sample), -np.inf, sample)).all(axis=1)
+            told = np.isfinite(middle) | (resting & (known >= self.fewest))
+            centre[:, alike] = np.where(told, middle, np.nan)[:, None]
+            with np.errstate(invalid="ignore"):
+                own = _NORMAL * _medians(np.abs(sample - middle[:, None]))
+            own[~np.isfinite(middle)] = np.nan
             if np.isfinite(own).any():
                 least = max(self.least_spread, float(np.median(own[np.isfinite(own)])))
-                spread[:, alike] = np.maximum(spread[:, alike], least)
+                own = np.maximum(own, least)
+            spread[:, alike] = own[:, None]
         return centre, spread
 
     def _resolution(self, strides: NDArray[np.int64], judged: Mask) -> list[str]:
@@ -216,15 +216,22 @@ def _values(stream: str) -> Row:
 
 def _log_displacements(measured: Measurements) -> Float:
     """Ln r, float64, shape (tensors, snapshots - 1): -inf at rest, NaN where it is unknown."""
-    squares = measured.per_tensor(THETA, THETA)
-    moved = measured.per_tensor(STEP, STEP)
-    rows = []
-    for name in measured.header.tensors[PARAMS]:
-        square, step = squares[name][:-1], moved[name][:-1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(step == 0, 0.0, step / square)
-            rows.append(np.where(np.isfinite(ratio), 0.5 * np.log(ratio), np.nan))
-    return np.stack(rows)
+    names = list(measured.header.tensors[PARAMS])
+    square = of_tensors(measured, THETA, THETA, names)[1][:, :-1]
+    step = of_tensors(measured, STEP, STEP, names)[1][:, :-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(step == 0, 0.0, step / square)
+        return np.where(np.isfinite(ratio), 0.5 * np.log(ratio), np.nan)
+
+
+def _medians(values: Float) -> Float:
+    """The median of what is not NaN of each row, infinities among it; NaN of an empty one."""
+    if not values.shape[1]:
+        return np.full(len(values), np.nan)
+    ordered, row = np.sort(values, axis=1), np.arange(len(values))
+    count = (~np.isnan(values)).sum(axis=1)
+    low, high = ordered[row, np.maximum(count - 1, 0) // 2], ordered[row, count // 2]
+    return np.where(count % 2, low, (low + high) / 2)
 
 
 def _non_finite(measured: Measurements) -> dict[str, tuple[int, str]]:
@@ -236,14 +243,14 @@ def _non_finite(measured: Measurements) -> dict[str, tuple[int, str]]:
             continue
         row = _values(stream)
         steps = header.timeline_steps(row.timeline)
-        specs = header.tensors[stream]
-        for name, squares in measured.per_tensor(row, row).items():
-            bad: Mask = ~np.isfinite(squares)
-            if specs[name].first_row:  # NaN before the tensor joined is no fault of it
-                bad = bad & np.logical_or.accumulate(~bad)
-            if bad.any():
-                entry = (int(steps[np.argmax(bad)]), rank)
-                found[name] = min(found.get(name, entry), entry)
+        names, squares = of_tensors(measured, row, row)
+        bad: Mask = ~np.isfinite(squares)
+        # NaN before a tensor joined is no fault of it.
+        late = np.array([header.tensors[stream][name].first_row > 0 for name in names], np.bool_)
+        bad &= ~late[:, None] | np.logical_or.accumulate(~bad, axis=1)
+        for k in np.flatnonzero(bad.any(axis=1)).tolist():
+            entry = (int(steps[np.argmax(bad[k])]), rank)
+            found[names[k]] = min(found.get(names[k], entry), entry)
     ordered = sorted(found.items(), key=lambda item: item[1])
     return {name: (step, _WATCHED[rank]) for name, (step, rank) in ordered}
 
