@@ -267,8 +267,7 @@ class Alignment(Metric):
             *source.notes,
             *law_notes(law),
             *late_note(header, "their distance to θ* and their updates count from there on."),
-            f"Intervals are 95 %, for {summary['effective_windows']:.0f} effective "
-            "windows of the "
+            f"Intervals are 95 %, for {summary['effective_windows']:.0f} effective windows of the "
             f"{int(np.isfinite(found.cosine).sum())} updates (by the autocorrelation of their "
             "cosines); gamma_trajectory is the least of all rows and has none.",
         ]

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajfile.engine.header import Header
+from trajfile.engine.measurements import Measurements
 from trajfile.metrics.intervals import stated_medians
-from trajfile.metrics.rowwise import Rows, rows
-from trajfile.metrics.snapshots import PAIRED, SNAPSHOTS, strides
+from trajfile.metrics.rowwise import Rows, of_tensors, rows
+from trajfile.metrics.snapshots import PAIRED, PAIRED_GRADIENT, SNAPSHOTS, strides
 
 Float = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -178,3 +179,24 @@ def laws_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         angle = np.abs(distance / turned[:, :-1] - 1)
     return LawResiduals(rows(residual), rows(np.where(adjacent, angle, np.nan)))
+
+
+def recorded_squares(measured: Measurements, names: list[str]) -> Float | None:
+    """Each tensor's ‖g‖² where a gradient was recorded with a snapshot.
+
+    Args:
+        measured: With `invariance_needs` among what was declared.
+        names: Of the tensors.
+
+    Returns:
+        float64, shape (tensors, rows), NaN of a tensor without; None where the laws do not apply.
+    """
+    header = measured.header
+    if not law_applies(header):
+        return None
+    known, squares = of_tensors(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, names)
+    if known == names:
+        return squares
+    recorded = np.full((len(names), squares.shape[1]), np.nan)
+    recorded[[names.index(name) for name in known]] = squares
+    return recorded

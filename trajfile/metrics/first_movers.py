@@ -231,7 +231,7 @@ def _medians(values: Float) -> Float:
     ordered, row = np.sort(values, axis=1), np.arange(len(values))
     count = (~np.isnan(values)).sum(axis=1)
     low, high = ordered[row, np.maximum(count - 1, 0) // 2], ordered[row, count // 2]
-    return np.where(count % 2, low, (low + high) / 2)
+    return np.asarray(np.where(count % 2, low, (low + high) / 2))
 
 
 def _non_finite(measured: Measurements) -> dict[str, tuple[int, str]]:

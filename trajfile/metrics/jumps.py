@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trajfile.linalg import turn
 from trajfile.metrics.robust import finite, median
 
 Float = NDArray[np.float64]
@@ -66,6 +67,23 @@ class Signs:
     growth: Float
     kicked: Float
     loss_factor: Float
+
+
+def moves(square: Float, across: Float, moved: Float) -> tuple[Float, Float]:
+    """1 - cos(θ_i, θ_{i+1}) and ln(‖θ_{i+1}‖²/‖θ_i‖²), each of shape (n, snapshots - 1).
+
+    Args:
+        square: ‖θ_i‖² of n vectors, float64, shape (n, snapshots).
+        across: ⟨θ_i, θ_{i+1} - θ_i⟩, likewise.
+        moved: ‖θ_{i+1} - θ_i‖², likewise.
+
+    Returns:
+        Both, NaN where unknown.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.log1p((2 * across + moved) / square)[:, :-1]
+    growth = np.where(np.isfinite(growth), growth, np.nan)
+    return turn(square, across, moved)[1][:, :-1], growth
 
 
 def find_jumps(signs: Signs, delta: float, refractory: int, cover: float, spike: float) -> Jumps:

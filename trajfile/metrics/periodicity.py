@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from trajfile.engine.header import Header
 from trajfile.engine.measurements import Measurements
 from trajfile.engine.needs import Inner, Need
-from trajfile.linalg import turn
 from trajfile.metrics.base import Metric, Skipped
 from trajfile.metrics.decay_law import (
     LAW_SUMMARY,
@@ -21,6 +20,7 @@ from trajfile.metrics.decay_law import (
     law_applies,
     laws_of,
     norms_are_held,
+    recorded_squares,
 )
 from trajfile.metrics.jumps import (
     Jumps,
@@ -30,6 +30,7 @@ from trajfile.metrics.jumps import (
     jumps_by_norm,
     may_jump,
     moments,
+    moves,
 )
 from trajfile.metrics.periodicity_words import jump_findings, jump_sentence
 from trajfile.metrics.periods import PERIOD_SUMMARY, period_summary
@@ -141,7 +142,7 @@ class Periodicity(InvarianceRule, Metric):
         if not (np.isfinite(square) & (square > 0)).any():
             return self._insufficient("no snapshot is finite and not zero")
         decay, loss_factor = decay_between(header, steps), self._loss_factor(header, steps)
-        distances, growths = _moves(*(each[None, :] for each in (square, across, moved)))
+        distances, growths = moves(*(each[None, :] for each in (square, across, moved)))
         distance, growth = distances[0], growths[0]
         signs = Signs(steps, distance, growth, growth + decay, loss_factor)
         jumps = self._find(signs)
@@ -246,9 +247,9 @@ class Periodicity(InvarianceRule, Metric):
         names, squares = of_tensors(measured, THETA, THETA, tensors)
         across = of_tensors(measured, THETA, STEP, names)[1]
         moved = of_tensors(measured, STEP, STEP, names)[1]
-        distance, growth = _moves(squares, across, moved)
+        distance, growth = moves(squares, across, moved)
         begun = self._begun(steps, distance, growth, *shared)
-        recorded = _recorded(measured, names) if invariant.tensors else None
+        recorded = recorded_squares(measured, names) if invariant.tensors else None
         laws = laws_of(measured.header, squares, growth, distance, recorded)
         told = results(
             names,
@@ -317,33 +318,3 @@ class Periodicity(InvarianceRule, Metric):
             reference=self.reference,
             options=self.options,
         )
-
-
-def _moves(square: Float, across: Float, moved: Float) -> tuple[Float, Float]:
-    """1 - cos(θ_i, θ_{i+1}) and ln(‖θ_{i+1}‖²/‖θ_i‖²), each of shape (n, snapshots - 1).
-
-    Args:
-        square: ‖θ_i‖² of n vectors, float64, shape (n, snapshots).
-        across: ⟨θ_i, θ_{i+1} - θ_i⟩, likewise.
-        moved: ‖θ_{i+1} - θ_i‖², likewise.
-
-    Returns:
-        Both, NaN where unknown.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log1p((2 * across + moved) / square)[:, :-1]
-    growth = np.where(np.isfinite(growth), growth, np.nan)
-    return turn(square, across, moved)[1][:, :-1], growth
-
-
-def _recorded(measured: Measurements, names: list[str]) -> Float | None:
-    """Each tensor's ‖g‖² where it was recorded; None where the laws do not apply."""
-    header = measured.header
-    if not law_applies(header):
-        return None
-    known, squares = of_tensors(measured, PAIRED_GRADIENT, PAIRED_GRADIENT, names)
-    if known == names:
-        return squares
-    recorded = np.full((len(names), squares.shape[1]), np.nan)
-    recorded[[names.index(name) for name in known]] = squares
-    return recorded

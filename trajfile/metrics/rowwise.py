@@ -165,11 +165,14 @@ def of_tensors(
     Returns:
         The names of those that were kept, and float64, shape (tensors, rows of the timeline).
     """
-    kept = measured.per_tensor(left, right)
+    band = measured.band(left, right)
+    kept = band.tensors
     found = list(kept) if names is None else [name for name in names if name in kept]
     if not found:
-        return [], np.empty((0, len(measured.band(left, right).total)))
-    return found, np.stack([kept[name] for name in found])
+        return [], np.empty((0, len(band.total)))
+    column = band.tensor_column(0)
+    values = np.concatenate([kept[name][:, column] for name in found])
+    return found, values.reshape(len(found), -1)
 
 
 def results(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> dict[str, TensorResult]:
