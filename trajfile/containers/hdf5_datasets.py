@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -25,6 +26,15 @@ def joined_key(key: str) -> str:
     # its nodes (which, while readers may be there, would leak several KiB a row). So a lane stays
     # as wide as at its creation, and what joins goes there.
     return key + ".joined"
+
+
+@cache
+def _access(*, whole: bool) -> h5p.PropDAID:
+    """How to open a dataset; one whose chunks are read and written whole, once, without a cache."""
+    access = h5p.create(h5p.DATASET_ACCESS)
+    if whole:
+        access.set_chunk_cache(0, 0, 0.0)
+    return access
 
 
 class Datasets:
@@ -55,12 +65,14 @@ class Datasets:
 
     def expect(self, specs: Iterable[ArraySpec]) -> None:
         """Check that the arrays exist as specified, with at least as many columns."""
+        descriptor = self._descriptor()
         for spec in specs:
             with failures_as_damage(self._path, f"/{spec.key}"):
-                self._check(spec)
+                self._check(spec, descriptor)
                 if spec.lane and joined_key(spec.key) in self.file:
                     self._wide[spec.key] = self.get(spec.key).shape[1]
-                    self._check(replace(spec, key=joined_key(spec.key), columns=0))
+                    joined = replace(spec, key=joined_key(spec.key), columns=0)
+                    self._check(joined, descriptor)
                 if spec.columns is not None and self.columns(spec.key) < spec.columns:
                     raise self.wrong(spec.key, f"has fewer than {spec.columns} columns")
 
@@ -78,11 +90,8 @@ class Datasets:
             Damaged: If it is not there, or is stored in a way that is not ours.
         """
         if key not in self.opened:
-            access = h5p.create(h5p.DATASET_ACCESS)
-            if lane:
-                access.set_chunk_cache(0, 0, 0.0)  # a chunk is read or written whole, once
             try:
-                dataset = h5d.open(self.file.id, key.encode(), access)
+                dataset = h5d.open(self.file.id, key.encode(), _access(whole=lane))
             except LIBRARY_FAILURES as error:
                 raise self.wrong(key, "is missing") from error
             self._filters[key] = check_storage(dataset, self._path, f"/{key}")
@@ -131,7 +140,7 @@ class Datasets:
             rule=rule,
         )
 
-    def _check(self, spec: ArraySpec) -> None:
+    def _check(self, spec: ArraySpec, descriptor: int | None) -> None:
         dataset = self.get(spec.key, lane=spec.lane)
         if dataset.rank != (1 if spec.columns is None else 2):
             raise self.wrong(spec.key, f"has shape {dataset.shape}")
@@ -156,7 +165,7 @@ class Datasets:
                 dataset,
                 filters,
                 lambda what, rule: self.damaged(spec.key, what, rule),
-                self._descriptor(),
+                descriptor,
                 self._threads,
             )
         except ValueError as error:
