@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -24,7 +25,8 @@ from trajfile.errors import ResourceError, UsageError
 #: A scheduler and its workers take most of a minute to come and go.
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("distributed")
+if importlib.util.find_spec("distributed") is None:  # not imported: it takes most of a second
+    pytest.skip("needs distributed", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ path, is killed as it says, perhaps again while it resumes, and is then resumed 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -42,6 +43,7 @@ def forked(work: Callable[[Callable[[str], None]], None], after: float | None = 
         after: Seconds until it is killed, if it is to be.
     """
     reader, writer = os.pipe()
+    gc.freeze()  # or each child looks through all that is imported, and has it copied
     child = os.fork()
     if child == 0:
         os.close(reader)
