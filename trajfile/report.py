@@ -280,6 +280,14 @@ def series(steps: NDArray[np.int64], values: NDArray[np.float64]) -> Series:
     return Series(np.asarray(steps, np.int64).tolist(), numbers(values))
 
 
+def series_of(
+    steps: NDArray[np.int64], values: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Series]:
+    """`series` of several arrays over the same steps, which are listed once for all of them."""
+    listed: list[int] = np.asarray(steps, np.int64).tolist()
+    return {name: Series(listed, numbers(of)) for name, of in values.items()}
+
+
 def number(value: float | np.floating[Any] | None) -> float | None:
     """A float for a summary, or None where it is undefined."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -29,7 +29,7 @@ from trajfile.metrics.regularity import (
 )
 from trajfile.metrics.robust import mean
 from trajfile.metrics.update_law import UpdateLaw, law_needs, law_notes, update_law
-from trajfile.report import Finding, MetricResult, Series, number, series
+from trajfile.report import Finding, MetricResult, Series, number, series_of
 
 Float = NDArray[np.float64]
 
@@ -136,7 +136,7 @@ class Alignment(Metric):
             "cosine": found.cosine,
             "gamma": found.gamma,
         }
-        curves = {name: series(found.steps, value) for name, value in values.items()}
+        curves = series_of(found.steps, values)
         usable = int(np.isfinite(found.cosine).sum())
         if usable < self.fewest_updates:
             return self._insufficient(

@@ -17,7 +17,7 @@ from trajfile.metrics.late import joined_late, late_note
 from trajfile.metrics.ranges import Several
 from trajfile.metrics.rowwise import of_tensors, results, rows
 from trajfile.metrics.snapshots import SNAPSHOTS, STEP
-from trajfile.report import MetricResult, TensorResult, number, numbers, series
+from trajfile.report import MetricResult, TensorResult, number, numbers, series_of
 from trajfile.schema import PARAMS
 
 Float = NDArray[np.float64]
@@ -128,10 +128,8 @@ class Geometry(Metric):
                 "straightness": number(straightness),
             },
             series={
-                "distance_from_init": series(steps, away),
-                "path_length": series(steps, length),
-                "pca_1": series(at, axes[0]),
-                "pca_2": series(at, axes[1]),
+                **series_of(steps, {"distance_from_init": away, "path_length": length}),
+                **series_of(at, {"pca_1": axes[0], "pca_2": axes[1]}),
             },
             per_tensor=self._per_tensor(measured, first),
             definition=self.definition,

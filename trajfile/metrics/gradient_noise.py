@@ -18,7 +18,7 @@ from trajfile.metrics.break_even import BreakEven, find_break_even
 from trajfile.metrics.covariance import Spectrum, spectrum
 from trajfile.metrics.ranges import Count, Factor, NotNegative, Several, Share
 from trajfile.metrics.rowwise import lasts, results, rows
-from trajfile.report import Finding, MetricResult, TensorResult, number, numbers, series
+from trajfile.report import Finding, MetricResult, TensorResult, number, numbers, series_of
 from trajfile.schema import GRADIENT_SAMPLES
 
 Float = NDArray[np.float64]
@@ -174,7 +174,7 @@ class GradientNoise(Metric):
         return MetricResult(
             "ok",
             summary=summary,
-            series={name: series(steps, values) for name, values in shown.items()},
+            series=series_of(steps, shown),
             per_tensor=_shares(grams),
             findings=_findings(summary, found),
             definition=self.definition,

@@ -29,7 +29,7 @@ from trajfile.metrics.secant_noise import SAMPLES, secant_signal
 from trajfile.metrics.sharpness_words import findings, notes, sentence, too_noisy, unlike_losses
 from trajfile.metrics.snapshots import PAIRED
 from trajfile.metrics.thresholds import stability_threshold
-from trajfile.report import MetricResult, Series, Status, number, series
+from trajfile.report import MetricResult, Status, number, series, series_of
 from trajfile.schema import GRADIENT_SAMPLES, GRADIENTS, PARAMS
 
 Float = NDArray[np.float64]
@@ -190,14 +190,15 @@ class Sharpness(Metric):
         )
         if bound and noisy:
             edge = replace(edge, at_edge=None, since=None, since_range=None)
-        shown: dict[str, Series] = {
-            "secant": series(path.steps, path.secant),
-            "ritz": series(path.steps, path.ritz),
-            "ritz_error": series(path.steps, path.error),
-            "ritz_rank": series(path.steps, path.rank.astype(np.float64)),
-            "asymmetry": series(path.steps, path.asymmetry),
-            "threshold": series(everywhere, threshold.values),
+        along_path = {
+            "secant": path.secant,
+            "ritz": path.ritz,
+            "ritz_error": path.error,
+            "ritz_rank": path.rank.astype(np.float64),
+            "asymmetry": path.asymmetry,
         }
+        shown = series_of(path.steps, along_path)
+        shown["threshold"] = series(everywhere, threshold.values)
         if name is not None:
             shown["recorded"] = series(at, known)
         if exact is not None:
