@@ -11,19 +11,17 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
-import numpy as np
-
 from trajfile.dtypes import EXTENDED
 from trajfile.engine.blocks import Block, make_blocks
 from trajfile.engine.budget import format_bytes
 from trajfile.engine.columns import Strip, cut_strips, placed_tensors
 from trajfile.engine.header import Header
-from trajfile.engine.matrices import BATCH_BYTES, affordable_layers, layer_bytes
+from trajfile.engine.matrices import affordable_layers
 from trajfile.engine.needs import LayerPair, Need
 from trajfile.engine.rows import RowNeeds, reduce_needs
-from trajfile.engine.shape import ALIGNMENT, BAND_BLOCK, Layout, Profile, Shaper
+from trajfile.engine.shape import Layout, Profile, Shaper
+from trajfile.engine.sizes import matrix_bytes, slot_bytes, tensor_bytes, total_bytes
 from trajfile.errors import ResourceError
-from trajfile.schema import GRADIENT_SAMPLES
 
 #: Dtypes of which every value is a float32.
 _WITHIN_FLOAT32 = {"float32", "float16", "int8", "int16", "uint8", "uint16", *EXTENDED}
@@ -129,7 +127,7 @@ class Plan:
     @property
     def slot_bytes(self) -> int:
         """Bytes of the largest tile, as staged."""
-        return _slot_bytes(self.strips, self.blocks)
+        return slot_bytes(self.strips, self.blocks)
 
     def describe(self) -> list[tuple[str, str]]:
         """The plan as (label, value) lines for a person."""
@@ -213,16 +211,16 @@ def _plan(
     rows = reduce_needs(header, kept)
     total = sum(tensor.spec.size for tensor in placed_tensors(header, rows))
     lanes = min(lanes, max(2, total // LANE_COLUMNS))
-    once = _tensor_bytes(header, rows)
-    while lanes > 1 and once * lanes + _total_bytes(header, rows, lanes) > budget // 8:
+    once = tensor_bytes(header, rows)
+    while lanes > 1 and once * lanes + total_bytes(header, rows, lanes) > budget // 8:
         lanes //= 2
     profile = replace(profile, workers=min(profile.workers, lanes))
-    tensor_bytes = once * lanes
-    per_tensor = tensor_bytes <= budget // 4
-    totals = _total_bytes(header, rows, lanes)
+    own = once * lanes
+    per_tensor = own <= budget // 4
+    totals = total_bytes(header, rows, lanes)
     fixed = {
-        "sums": totals + (tensor_bytes if per_tensor else 0),
-        "layer matrices": _layer_bytes(header, rows, budget),
+        "sums": totals + (own if per_tensor else 0),
+        "layer matrices": matrix_bytes(header, rows, budget),
         "set aside for libraries": min(max(budget - 3 * LIBRARIES_BYTES, 0), LIBRARIES_BYTES),
     }
     shape = Shaper(
@@ -247,7 +245,7 @@ def _plan(
         per_tensor=per_tensor,
         refused=refused,
         memory={
-            "tiles": _slot_bytes(strips, blocks) * profile.slots,
+            "tiles": slot_bytes(strips, blocks) * profile.slots,
             "scratch": shape.scratch if strips else 0,
             "carried rows": widest * 8 * (sum(carries) + len(rows.references)),
             **fixed,
@@ -274,62 +272,3 @@ def _precision(
         for spec in header.tensors[stream].values()
     )
     return "float32" if narrow and elements > profile.single_above else "float64"
-
-
-def align(size: int) -> int:
-    """A size rounded up to the alignment of the parts of a tile, in bytes."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _slot_bytes(strips: tuple[Strip, ...], blocks: tuple[Block, ...]) -> int:
-    """Bytes of the largest tile, its parts aligned."""
-    shapes = {
-        (
-            tuple((stream, strip.staged_bytes(stream)) for stream in strip.runs),
-            sum(map(len, strip.runs.values())),
-        )
-        for strip in strips
-    }
-    return max(
-        (
-            sum(size * len(block.staged[stream]) for stream, size in streams) + parts * ALIGNMENT
-            for streams, parts in shapes
-            for block in blocks
-        ),
-        default=0,
-    )
-
-
-def _layer_bytes(header: Header, rows: RowNeeds, budget: int) -> int:
-    """Bytes for the matrices of layers, several steps of a pair at once."""
-    if not rows.layers:
-        return 0
-    spare = max(0, budget - 8 * BATCH_BYTES)  # a small budget is for what must be held
-    return layer_bytes(header, rows.layers) + min(BATCH_BYTES, spare)
-
-
-def _total_bytes(header: Header, rows: RowNeeds, lanes: int) -> int:
-    """Bytes of the sums over all tensors: those of lanes and tiles, and the answers."""
-    answers = tiles = 0
-    for pair in rows.pairs:
-        length = len(rows.tracks[rows.sequences[pair.left].track].positions) * 8
-        answers += length * len(pair.lags)
-        tiles += length * (len(pair.lags) + BAND_BLOCK) if len(pair.lags) > 1 else 0
-    steps = header.steps[GRADIENT_SAMPLES] if rows.samples else np.empty(0, np.int64)
-    counts = np.unique(steps, return_counts=True)[1]
-    grams = 8 * int((counts**2 + 1).sum())
-    return lanes * (answers + tiles + grams) + answers
-
-
-def _tensor_bytes(header: Header, rows: RowNeeds) -> int:
-    """Bytes of the sums of single tensors."""
-    total = 0
-    if rows.samples:
-        steps = len(np.unique(header.steps[GRADIENT_SAMPLES]))
-        total += 8 * steps * len(header.tensors[GRADIENT_SAMPLES])
-    for pair in rows.pairs:
-        tracks = [rows.tracks[rows.sequences[side].track] for side in (pair.left, pair.right)]
-        left, right = (header.tensors[track.stream] for track in tracks)
-        held = sum(name in right for name in left)
-        total += 8 * len(tracks[0].positions) * len(pair.tensor_lags) * held
-    return total

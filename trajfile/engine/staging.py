@@ -13,8 +13,8 @@ from trajfile.containers.base import Container
 from trajfile.dtypes import numpy_dtype
 from trajfile.engine.blocks import Block
 from trajfile.engine.columns import Run, Strip, staged_dtype
-from trajfile.engine.plan import align
 from trajfile.engine.rows import Index
+from trajfile.engine.sizes import align
 
 Bytes = NDArray[np.uint8]
 
