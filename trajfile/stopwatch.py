@@ -2,7 +2,8 @@
 
 A thread is always at one kind of work; `at` switches it to another for a while, and what is nested
 counts once, as the inner kind. Two looks at the clock are taken a switch, near a microsecond
-together, and switches are made per tile and per chunk, never per row.
+together, and switches are made per tile and per chunk, never per row. Compiled loops look by
+themselves, if one runs, and tell what they `spent`.
 """
 
 from __future__ import annotations

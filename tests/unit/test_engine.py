@@ -1,5 +1,6 @@
 """The pass: held against the dense twin, reading every byte once, within its memory."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -401,3 +402,25 @@ def test_a_device_that_is_none_is_wrong_usage():
     with pytest.raises(UsageError, match="tpu"):
         profile_for("tpu")
     assert profile_for("cuda:3").device == "cuda:3"
+
+
+def test_each_worker_computes_on_one_core(dense, monkeypatch):
+    """OpenMP keeps the number for each thread: matrix products would take all cores otherwise."""
+    told = {}
+    change = torch.set_num_threads
+
+    def noted(count):
+        told[threading.current_thread().name] = count
+        change(count)
+
+    before = torch.get_num_threads()
+    change(3)
+    try:
+        monkeypatch.setattr(torch, "set_num_threads", noted)
+        measured(recorded(dense), EVERYTHING, workers=2)
+        assert torch.get_num_threads() == 3
+    finally:
+        change(before)
+    assert told == {threading.current_thread().name: 3} | {
+        f"trajfile-worker-{n}": 1 for n in (0, 1)
+    }

@@ -21,10 +21,10 @@ from trajfile.engine.stream import run_pass
 pytest.importorskip("numba")
 
 from trajfile.containers import kernels as container_kernels
-from trajfile.containers import kernels_read
+from trajfile.containers import kernels_read, stored
 from trajfile.containers.compiling import compiler
 from trajfile.engine import kernels as compiled_kernels
-from trajfile.engine import loops
+from trajfile.engine import kernels_phases, loops
 
 NEEDS = [need for need in EVERYTHING if isinstance(need, (Inner, SampleGram))]
 WIDER = SHAPES | {"big": (37, 45)}
@@ -213,7 +213,14 @@ def test_what_was_compiled_is_not_used_for_other_sources(tmp_path):
     assert names[0] == names[1] != names[2]
     for made, sources in (
         (compiled_kernels.multiply, (compiled_kernels, loops, tables)),
-        (kernels_read.add, (kernels_read, container_kernels)),
+        (kernels_read.add, (kernels_read, container_kernels, stored)),
+        (
+            kernels_phases.work_off,
+            (
+                *(kernels_phases, compiled_kernels, loops, tables),
+                *(kernels_read, container_kernels, stored),
+            ),
+        ),
     ):
         mark = compiler(*(module.__file__ for module in sources))(lambda: None).py_func.__qualname__
         assert made.py_func.__qualname__.split("_")[-1] == mark.split("_")[-1]

@@ -94,7 +94,7 @@ def test_rows_are_there_when_they_are_wanted(
         seen = []
         copied = False
         for phase, (low, high) in enumerate(zip(cut.cuts, cut.cuts[1:], strict=False)):
-            for number, row in cut.reads[phase * cut.rows : (phase + 1) * cut.rows].tolist():
+            for number, row in cut.order[phase * cut.rows : (phase + 1) * cut.rows].tolist():
                 stream = numbers[number]
                 seen.append((stream, row))
                 held[stream, int(cut.slot[stream][row])] = row
@@ -116,6 +116,32 @@ def test_rows_are_there_when_they_are_wanted(
                     assert held[stream, int(cut.slot[stream][number])] == number
         fewer += sum(cut.slots.values()) < len(wanted)
     assert fewer or at_a_time == 1000
+
+
+def test_rows_that_nothing_wants_are_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a stream of which only matrices are kept."""
+    monkeypatch.setattr(phases, "PHASE_ROWS", 4)
+    plan = a_plan(2**30)
+    layout = totals_layout(plan)
+    (block,) = plan.blocks
+    (active,) = {active_pairs(plan, r) for strip in plan.strips for r in strip.regions}
+    kinds = {}
+    for streams in ((), ("params",), ("params", "gradients")):
+        some = tuple(
+            item
+            for item in active
+            for pair in (plan.rows.pairs[item.number],)
+            if {
+                plan.rows.tracks[plan.rows.sequences[side].track].stream
+                for side in (pair.left, pair.right)
+            }
+            <= set(streams)
+        )
+        program = make_program(plan, block, schedule(plan, block, some), frozenset(), layout)
+        kinds[streams] = cut_phases(plan, block, program, ["params", "gradients"]).slots
+    assert kinds[()]["gradients"] <= 4
+    assert kinds["params",]["gradients"] <= 4
+    assert kinds["params",]["params"] == kinds["params", "gradients"]["params"]
 
 
 def test_a_frame_keeps_rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The plan: what it reads, how it stays within the memory, and what it says of itself."""
 
+import math
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.recorded import plan_for, recorded
 from tests.twin import Dense
+from trajfile.engine import shape
 from trajfile.engine.budget import format_bytes, parse_bytes
 from trajfile.engine.columns import cut_strips
 from trajfile.engine.needs import Inner, LayerPair, Row, Timeline
@@ -184,3 +186,34 @@ def test_nothing_needed_is_nothing_read():
 def test_planning_does_not_import_pytorch():
     code = "import sys, trajfile.analyze; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_few_columns_are_dealt_to_few_lanes_where_products_keep_up_with_reading() -> None:
+    steps = np.arange(4)
+    for columns, single_above, lanes in (
+        (1000, 0, 2),
+        (12_288, 0, 3),
+        (40_000, 0, 8),
+        (1000, math.inf, 8),  # float64, where products take longest
+    ):
+        dense = Dense({"params": steps}, {"params": {"w": np.ones((4, columns), "f4")}})
+        container = recorded(dense)
+        for workers in (1, 16):
+            plan = plan_for(
+                container, [Inner(VALUE, VALUE)], workers=workers, single_above=single_above
+            )
+            assert plan.lanes == lanes
+            assert plan.profile.workers == min(workers, lanes)
+
+
+def test_small_tiles_hold_twice_as_many_rows(monkeypatch) -> None:
+    dense = Dense({"params": np.arange(9000)}, {"params": {"w": np.ones((9000, 3), "f4")}})
+    container = recorded(dense)
+
+    def most():
+        plan = plan_for(container, [Inner(VALUE, VALUE)], scratch=2**24)
+        return max(len(block.staged["params"]) for block in plan.blocks)
+
+    assert shape.WINDOW_ROWS < most() <= 2 * shape.WINDOW_ROWS
+    monkeypatch.setattr(shape, "SMALL_TILE_BYTES", 2**10)
+    assert most() <= shape.WINDOW_ROWS

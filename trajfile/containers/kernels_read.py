@@ -11,17 +11,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from trajfile.containers import kernels
+from trajfile.containers import kernels, stored
 from trajfile.containers.compiling import compiler
 from trajfile.containers.kernels import fletcher
+from trajfile.containers.stored import INTO, ROW, STREAM
 
 #: Columns of a table of blocks: the file, the number of the block's stream, the columns of the
 #: piece's owner that it holds, bytes of an element, the byte of its first chunk with which it
 #: begins, bytes of a chunk, rows, and where the addresses of its chunks begin.
 FILE, OF, START, STOP, ITEM, FIRST, WIDTH, ROWS, PLACES = range(9)
-#: Columns of a table of what to read: the number of a stream, a row of its blocks, and the byte of
-#: a piece where the row goes.
-STREAM, ROW, INTO = range(3)
 
 # By name, not by address, so that what was compiled can be kept.
 _size, _from = numba.types.uintp, numba.int64
@@ -173,7 +171,7 @@ _SUMS = numba.types.Array(numba.uint64, 1, "C")
 _NUMBER = numba.int64
 _TABLE = numba.types.Array(numba.int64, 2, "C", readonly=True)
 
-compiled = compiler(__file__, kernels.__file__)
+compiled = compiler(__file__, kernels.__file__, stored.__file__)
 
 read = compiled(_read, numba.boolean(_NUMBER, _NUMBER, _NUMBER, numba.uint64))
 fetch = compiled(

@@ -30,6 +30,7 @@ Sums = NDArray[np.uint64]
 #: Rows to be read, int64, shape (rows, 3): the number of a stream, a row of its blocks, and the
 #: byte of a piece, even, where the row goes.
 Reads = NDArray[np.int64]
+STREAM, ROW, INTO = range(3)
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,18 +137,25 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """A tensor with the streams to read it from; the first of them leads."""
+class PlacedTensor:
+    """A tensor that is read.
+
+    Attributes:
+        name: Its name.
+        specs: What it is in each stream that it is read from; the first of them leads.
+    """
 
     name: str
     specs: Mapping[str, TensorSpec]
 
     @property
     def leader(self) -> str:
+        """The leading stream."""
         return next(iter(self.specs))
 
     @property
     def spec(self) -> TensorSpec:
+        """What it is in the leading stream."""
         return self.specs[self.leader]
 
 
@@ -196,7 +203,7 @@ def cut_strips(
     Yields:
         The strips, in order.
     """
-    gathered: list[tuple[_Placed, int, int]] = []  # tensor, first and last element
+    gathered: list[tuple[PlacedTensor, int, int]] = []  # tensor, first and last element
     columns = 0
     for cell in _cells(placed_tensors(header, rows), chunk_columns, width):
         size = sum(stop - start for _, start, stop in cell)
@@ -212,23 +219,23 @@ def cut_strips(
         yield _strip(gathered)
 
 
-def placed_tensors(header: Header, rows: RowNeeds) -> list[_Placed]:
+def placed_tensors(header: Header, rows: RowNeeds) -> list[PlacedTensor]:
     """The tensors to read, in the order of their leading stream's lanes and columns."""
     names = dict.fromkeys(name for held in header.tensors.values() for name in held)
     placed = []
     for name in names:
         streams = streams_to_read(header, rows, name)
         if streams and any(header.tensors[stream][name].size for stream in streams):
-            placed.append(_Placed(name, {s: header.tensors[s][name] for s in streams}))
+            placed.append(PlacedTensor(name, {s: header.tensors[s][name] for s in streams}))
     order = {stream: number for number, stream in enumerate(_leading_first(header))}
     return sorted(placed, key=lambda p: (order[p.leader], p.spec.dtype, p.spec.offset))
 
 
 def _cells(
-    placed: list[_Placed], chunk_columns: Callable[[str, str], int], width: int
-) -> Iterator[list[tuple[_Placed, int, int]]]:
+    placed: list[PlacedTensor], chunk_columns: Callable[[str, str], int], width: int
+) -> Iterator[list[tuple[PlacedTensor, int, int]]]:
     """Group the tensors' elements by the smallest part of the leading lane that is read at once."""
-    cell: list[tuple[_Placed, int, int]] = []
+    cell: list[tuple[PlacedTensor, int, int]] = []
     current: tuple[str, str, int] | None = None
     for tensor in placed:
         spec = tensor.spec
@@ -252,7 +259,7 @@ def _cells(
         yield cell
 
 
-def _strip(parts: list[tuple[_Placed, int, int]]) -> Strip:
+def _strip(parts: list[tuple[PlacedTensor, int, int]]) -> Strip:
     regions: list[Region] = []
     pieces: list[Piece] = []
     signature: dict[str, int] = {}

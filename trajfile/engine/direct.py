@@ -118,5 +118,4 @@ def direct(
         placed.append(Placed(found, numbers[part.stream], run.start, run.stop))
         size += part.rows * run.row_bytes
     pieces = Pieces(placed)
-    pieces.announce()
     return Direct(pieces, size, pieces.no_sums())

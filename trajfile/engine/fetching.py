@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trajfile.containers.stored import Reads
+from trajfile.containers.stored import ROW, STREAM, Reads
 from trajfile.engine.arena import Arena
 from trajfile.engine.collecting import Wanted, collect, wanted
 from trajfile.engine.columns import Region
@@ -12,7 +12,6 @@ from trajfile.engine.direct import Direct
 from trajfile.engine.frames import Frame
 from trajfile.engine.lanes import Tile
 from trajfile.engine.matrices import Collector
-from trajfile.engine.phases import ROW, STREAM
 from trajfile.stopwatch import at
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from trajfile.containers.stored import Reads
+from trajfile.containers.stored import ROW, STREAM, Reads
 from trajfile.dtypes import numpy_dtype
 from trajfile.engine.arena import Arena
 from trajfile.engine.blocks import Block
-from trajfile.engine.phases import ROW, STREAM, Phases
+from trajfile.engine.phases import Phases
 from trajfile.engine.rows import Index
 
 #: Bytes of a frame: with what another worker holds it stays in the last cache they share.
@@ -26,7 +26,7 @@ _LINE = 64
 
 
 @dataclass(frozen=True)
-class Rows:
+class Slots:
     """Where rows lie within a frame.
 
     Attributes:
@@ -58,9 +58,9 @@ class Frame:
     phases: Phases
     columns: int
     nbytes: int
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Slots]
     dtypes: Mapping[str, str]
-    formed: Rows
+    formed: Slots
     reads: Reads
     cuts: Index
 
@@ -117,15 +117,15 @@ def make_frame(
         return None
     end = 0
 
-    def place(count: int, item: int) -> Rows:
+    def place(count: int, item: int) -> Slots:
         nonlocal end
-        rows = Rows(end, columns * item // _LINE * _LINE + _LINE, count)
+        rows = Slots(end, columns * item // _LINE * _LINE + _LINE, count)
         end += rows.stride * count
         return rows
 
     rows = {stream: place(phases.slots[stream], item) for stream, item in items.items()}
     made = place(formed, 4)
-    reads = phases.reads
+    reads = phases.order
     into = np.empty(len(reads), np.int64)
     for number, stream in enumerate(block.staged):
         if stream in rows:

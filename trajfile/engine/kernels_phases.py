@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from trajfile.containers import kernels as checksums
-from trajfile.containers import kernels_read
+from trajfile.containers import kernels_read, stored
 from trajfile.containers.compiling import compiler
 from trajfile.containers.kernels_read import add, fetch
 from trajfile.engine import kernels, loops, tables
@@ -26,7 +26,7 @@ _CLOCK = time.CLOCK_MONOTONIC
 
 compiled = compiler(
     *(__file__, kernels.__file__, loops.__file__, tables.__file__),
-    *(kernels_read.__file__, checksums.__file__),
+    *(kernels_read.__file__, checksums.__file__, stored.__file__),
 )
 
 

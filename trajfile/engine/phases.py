@@ -24,16 +24,14 @@ from trajfile.engine.schedule import carried_rows
 #: so many that what a phase costs by itself is little.
 PHASE_ROWS = 32
 
-#: What is known of a row that is read: the number of its stream, and which of its staged rows.
-STREAM, ROW = 0, 1
-
 
 @dataclass(frozen=True, eq=False)
 class Phases:
     """A program in phases.
 
     Attributes:
-        reads: What is read, phase after phase: shape (rows, 2), see `STREAM` and `ROW`.
+        order: What is read, phase after phase: shape (rows, 2), the number of a stream and which of
+            its staged rows.
         rows: How many each phase reads, the last one perhaps fewer.
         cuts: Phase p carries out instructions [cuts[p], cuts[p + 1]). Reference rows are there
             from the first phase on that has any.
@@ -41,7 +39,7 @@ class Phases:
         slot: For each stream and each of its staged rows, where among those.
     """
 
-    reads: Index
+    order: Index
     rows: int
     cuts: Index
     slots: Mapping[str, int]
@@ -100,10 +98,10 @@ def cut_phases(plan: Plan, block: Block, program: Program, streams: Iterable[str
     for (stream, _), row in zip(plan.rows.references, block.references, strict=False):
         if stream in begin:
             first[begin[stream] + row] = -1  # copied before the first instruction
+            last[begin[stream] + row] = max(0, last[begin[stream] + row])
     for stream, count in zip(here, counts, strict=True):
         own = slice(begin[stream], begin[stream] + count)
         _fill(first[own], end)
-    last = np.maximum(last, 0)
     order = np.argsort(first, kind="stable")
     starts = np.arange(0, max(1, len(order)), PHASE_ROWS)
     cuts = np.concatenate([[0], np.maximum(first[order[starts[1:]]], 0), [end]]).astype(np.int64)
@@ -123,7 +121,7 @@ def cut_phases(plan: Plan, block: Block, program: Program, streams: Iterable[str
 
 
 def _fill(first: Index, end: int) -> None:
-    """Let rows that nothing wants be read with the one before them."""
+    """Let rows that nothing wants be read with the one before them; at first if none is wanted."""
     wanted = np.flatnonzero(first < end)
     if not len(wanted):
         first[:] = 0

@@ -14,7 +14,7 @@ from typing import Literal
 from trajfile.dtypes import EXTENDED
 from trajfile.engine.blocks import Block, make_blocks
 from trajfile.engine.budget import format_bytes
-from trajfile.engine.columns import Strip, cut_strips, placed_tensors
+from trajfile.engine.columns import PlacedTensor, Strip, cut_strips, placed_tensors
 from trajfile.engine.header import Header
 from trajfile.engine.matrices import affordable_layers
 from trajfile.engine.needs import LayerPair, Need
@@ -33,7 +33,8 @@ LIBRARIES_BYTES = 2**24
 MOST_PARTS = 32
 #: Fewer columns than this are not worth dividing ...
 _LEAST_CELL = 64
-#: ... nor are they among more than two lanes: less of a row would be read and multiplied at a time.
+#: ... nor, where products keep up with reading, are they among more than two lanes: less of a row
+#: would be read and multiplied at a time.
 LANE_COLUMNS = 4096
 
 
@@ -209,8 +210,10 @@ def _plan(
 ) -> Plan:
     kept, refused = affordable_layers(header, needs, budget // 4)
     rows = reduce_needs(header, kept)
-    total = sum(tensor.spec.size for tensor in placed_tensors(header, rows))
-    lanes = min(lanes, max(2, total // LANE_COLUMNS))
+    placed = placed_tensors(header, rows)
+    precision = _precision(header, rows, placed, profile)
+    if precision == "float32":
+        lanes = min(lanes, max(2, sum(tensor.spec.size for tensor in placed) // LANE_COLUMNS))
     once = tensor_bytes(header, rows)
     while lanes > 1 and once * lanes + total_bytes(header, rows, lanes) > budget // 8:
         lanes //= 2
@@ -252,19 +255,18 @@ def _plan(
         },
         budget=budget,
         metrics=metrics,
-        precision=_precision(header, rows, strips, profile),
+        precision=precision,
     )
 
 
 def _precision(
-    header: Header, rows: RowNeeds, strips: tuple[Strip, ...], profile: Profile
+    header: Header, rows: RowNeeds, placed: list[PlacedTensor], profile: Profile
 ) -> Literal["float32", "float64"]:
     """Float32 if the pass is large and no row holds more digits."""
     elements = sum(
-        (run.stop - run.start) * len(rows.needed[stream])
-        for strip in strips
-        for stream, runs in strip.runs.items()
-        for run in runs
+        spec.size * len(rows.needed[stream])
+        for tensor in placed
+        for stream, spec in tensor.specs.items()
     )
     narrow = all(
         spec.dtype in _WITHIN_FLOAT32

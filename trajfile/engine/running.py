@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import NoReturn
 
 import numpy as np
+import torch
 
 from trajfile.containers.base import Container
 from trajfile.engine.arena import padded
@@ -180,22 +181,28 @@ class Pass:
         """How workers read a tile piece by piece; None where it is to be staged."""
         if self.fused is None or not readable(self.container, tile.parts, tile.block):
             return None
+        intervals = [
+            (work, interval)
+            for region, work in zip(tile.strip.regions, tile.work, strict=True)
+            for interval in self.fused.intervals(tile, region)
+        ]
+        cells = sum(len(list(lane.cells(*at))) for _, at in intervals for lane in self.lanes)
+        mean = tile.strip.columns // cells
+        if not worth_while(tile.parts, mean):
+            return None
         found = direct(self.container, tile.parts, tile.block, self.plan.layout.rows)
         if found is None:
             return None
-        columns = cells = 0
-        for region, work in zip(tile.strip.regions, tile.work, strict=True):
-            for interval in self.fused.intervals(tile, region):
-                frame = self.fused.frame(tile, work, interval)
-                if frame is None:
-                    return None
-                columns = min(columns or frame.columns, frame.columns)
-                cells += sum(len(list(lane.cells(*interval))) for lane in self.lanes)
-        worth = worth_while(tile.parts, min(columns, tile.strip.columns // cells))
-        return found if worth else None
+        for work, interval in intervals:
+            frame = self.fused.frame(tile, work, interval)
+            if frame is None or not worth_while(tile.parts, min(mean, frame.columns)):
+                return None
+        found.pieces.announce()
+        return found
 
     def _work_off(self, worker: Worker) -> None:
         """Take shares of tiles until there are no more."""
+        torch.set_num_threads(1)  # of this thread's own: each computes on one core
         with at("wait"), self._told():
             while (share := self.shares.take()) is not None:
                 staged, number, first = share

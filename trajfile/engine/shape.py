@@ -27,7 +27,9 @@ TILE_BYTES = 2**29
 #: Narrow chunks are joined into strips until a tile has about this size.
 JOINED_BYTES = 2**25
 #: Most rows that are held in float64 at a time; more would leave room for few columns in cache.
-WINDOW_ROWS = 8192
+WINDOW_ROWS = 4096
+#: Tiles up to this size may hold twice as many: of them, what a block costs by itself is much.
+SMALL_TILE_BYTES = 2**26
 #: Fewest columns worth multiplying at a time.
 LEAST_COLUMNS = 16
 #: From this many consecutive lags on, products are formed by dense blocks of rows.
@@ -211,7 +213,10 @@ class Shaper:
                     return np.inf
                 tile = self.tile(width, start, stop)
                 # What is no larger than one step cannot be cut further, only fail to fit.
-                whole = 0.0 if stop == start + 1 else max(tile / TILE_BYTES, window / WINDOW_ROWS)
+                whole = 0.0
+                if stop > start + 1:
+                    small = max(window / 2, WINDOW_ROWS * tile / SMALL_TILE_BYTES)
+                    whole = max(tile / TILE_BYTES, min(window, small) / WINDOW_ROWS)
                 return max(tile * self.profile.slots / left, whole)
 
             cuts = partition(weight, len(self.units))
