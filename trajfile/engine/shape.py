@@ -25,7 +25,7 @@ from trajfile.schema import GRADIENT_SAMPLES
 #: No tile is made larger than this, whatever the budget: beyond it nothing is gained.
 TILE_BYTES = 2**29
 #: Narrow chunks are joined into strips until a tile has about this size.
-JOINED_BYTES = 2**25
+JOINED_BYTES = 2**27
 #: Most rows that are held in float64 at a time; more would leave room for few columns in cache.
 WINDOW_ROWS = 4096
 #: Tiles up to this size may hold twice as many: of them, what a block costs by itself is much.
