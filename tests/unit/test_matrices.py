@@ -99,9 +99,12 @@ def test_a_tensor_is_collected_piece_by_piece_at_the_wanted_rows():
     assert collector.nbytes == 3 * (15 + 20) * 8
     assert not collector.wants("gradients", "w1")
     flat = dense.arrays["params"]["w1"].reshape(9, 15)
-    for rows in (np.arange(0, 5), np.arange(5, 9)):
+    for positions, slots in ((np.array([3, 0, 4, 1, 2]), 6), (np.arange(5, 9), 4)):
+        where = np.random.default_rng(0).permutation(slots)[: len(positions)]
         for start, stop in ((0, 4), (4, 15)):
-            collector.gather("params", "w1", start, rows, flat[rows, start:stop])
+            held = np.full((slots, stop - start), np.nan)
+            held[where] = flat[positions, start:stop]
+            collector.gather("params", "w1", start, positions, where, held)
     for positions in ([0, 4, 8], [4], [8, 0]):
         found = collector.matrices("params", "w1", np.array(positions))
         np.testing.assert_array_equal(found, flat[positions])

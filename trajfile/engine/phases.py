@@ -88,13 +88,13 @@ def cut_phases(plan: Plan, block: Block, program: Program, streams: Iterable[str
     begin = dict(zip(here, np.cumsum([0, *counts[:-1]]), strict=True))
     end = len(program.code)
     first, last = np.full(sum(counts), end), np.full(sum(counts), -1)
-    made, used = uses(program.code, program.rows)
+    first_use, last_use = uses(program.code, program.rows)
     for track, (row, count) in program.tracks.items():
         kept = min(plan.carries[track], count)  # carried on when all is done
-        used[row + count - kept : row + count] = end
+        last_use[row + count - kept : row + count] = end
     for stream, rows, staged in staged_rows(plan, block, program):
-        np.minimum.at(first, begin[stream] + staged, made[rows])
-        np.maximum.at(last, begin[stream] + staged, used[rows])
+        np.minimum.at(first, begin[stream] + staged, first_use[rows])
+        np.maximum.at(last, begin[stream] + staged, last_use[rows])
     for (stream, _), row in zip(plan.rows.references, block.references, strict=False):
         if stream in begin:
             first[begin[stream] + row] = -1  # copied before the first instruction
