@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
 import torch
 
 from trajfile.containers.stored import ROW, STREAM, Reads
@@ -12,6 +16,7 @@ from trajfile.engine.direct import Direct
 from trajfile.engine.frames import Frame
 from trajfile.engine.lanes import Tile
 from trajfile.engine.matrices import Collector
+from trajfile.engine.rows import Index
 from trajfile.stopwatch import at
 
 
@@ -46,14 +51,27 @@ class Fetch:
         self._columns = 0, 0
         self._wanted: list[Wanted] = []
 
-    def turn_to(self, region: Region, start: int, stop: int) -> None:
-        """Read columns [start, stop) of a region from now on.
+    def turns(self, region: Region, start: int, stop: int, width: int) -> Iterator[None]:
+        """Turn to columns [start, stop) of a region, all at once unless something is kept of them.
 
         Args:
             region: The region.
-            start: The first column of a piece.
+            start: The first column.
             stop: The column after the last.
+            width: Columns of a piece.
+
+        Yields:
+            Once for all pieces, or for each: `columns` are now to be read.
         """
+        self._turn_to(region, start, stop)
+        if not self._wanted:
+            yield
+            return
+        for first in range(start, stop, width):
+            self._turn_to(region, first, min(first + width, stop))
+            yield
+
+    def _turn_to(self, region: Region, start: int, stop: int) -> None:
         self._columns = start, stop
         if self._collector is not None:
             self._wanted = list(wanted(self._collector, self._tile, region, self._columns))
@@ -63,10 +81,30 @@ class Fetch:
         """The columns that are read."""
         return self._columns
 
-    @property
-    def keeps(self) -> bool:
-        """Whether anything is kept of them."""
-        return bool(self._wanted)
+    def spans(self, frame: Frame) -> Iterator[tuple[int, int]]:
+        """Cut the phases after each that reads rows of which something is kept.
+
+        Args:
+            frame: What is read in which phase.
+
+        Yields:
+            The phases [first, stop).
+        """
+        ends = {len(frame.cuts) - 1}
+        if self._wanted and self._collector is not None:
+            ends.update((self._phases(self._collector, frame) + 1).tolist())
+        yield from pairwise([0, *sorted(ends)])
+
+    def _phases(self, collector: Collector, frame: Frame) -> Index:
+        """The phases that read rows of which something is kept."""
+        kept = np.zeros(len(frame.reads), np.bool_)
+        for number, stream in enumerate(self._streams):
+            own = np.flatnonzero(frame.reads[:, STREAM] == number)
+            positions = self._tile.block.staged[stream][frame.reads[own, ROW]]
+            tensors = {found.piece.tensor for found in self._wanted if found.part.stream == stream}
+            for tensor in tensors:
+                kept[own] |= collector.wants_rows(stream, tensor, positions)
+        return np.unique(np.searchsorted(frame.cuts, np.flatnonzero(kept), "right") - 1)
 
     def keep(self, frame: Frame, phase: int) -> None:
         """Keep what is wanted of the rows that were read in a phase, while they are there.

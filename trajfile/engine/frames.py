@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,6 @@ class Frame:
     def read_in(self, phase: int) -> Reads:
         """What is read in a phase, and where it goes."""
         return self.reads[self.cuts[phase] : self.cuts[phase + 1]]
-
-    def cut(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Pieces that make up some columns."""
-        for first in range(start, stop, self.columns):
-            yield first, min(first + self.columns, stop)
 
     def held(self, stream: str, columns: int, arena: Arena, begin: int) -> NDArray[np.generic]:
         """The rows of a stream that are in the frame now.

@@ -148,8 +148,7 @@ class Fused:
             else:
                 assert fetch is not None
                 frame, places = framed
-                for piece in frame.cut(*part):
-                    fetch.turn_to(region, *piece)
+                for _ in fetch.turns(region, *part, frame.columns):
                     step.read_and_multiply(places, frame, fetch)
             step.end()
         return True

@@ -1,4 +1,4 @@
-"""Reading, verifying and multiplying a piece of a tile, compiled: no Python between its phases.
+"""Reading, verifying and multiplying pieces of a tile, compiled: no Python between their phases.
 
 To be imported only where pieces can be read (`trajfile.containers.stored.compiled_reading`).
 """
@@ -54,6 +54,7 @@ def work_off(
     masks,
     segments,
     columns,
+    width,
     phases,
     chunk,
     scratch,
@@ -61,7 +62,7 @@ def work_off(
     tensors,
     timed,
 ):
-    """Work off some phases of a piece.
+    """Work off some phases of one piece after another.
 
     Args:
         arena: The arena as float32, uint8, uint16 and uint32.
@@ -71,13 +72,14 @@ def work_off(
         read_cuts: Where in `reads` each phase begins, and the end.
         begin: First byte of the frame in the arena.
         sums: For the checksums, both of every chunk; added to.
-        rows: Of the rows of the program their offsets, whether these move, whether the row is
-            bfloat16, and which are to be copied at first and at last.
+        rows: See `trajfile.engine.places.Places`: `base`, `within`, `moves`, `half`, `before` and
+            `after`.
         code: The instructions.
         code_cuts: Where in `code` each phase begins, and the end.
         masks: As in `multiply`.
         segments: As in `multiply`.
-        columns: The columns [first, stop) of the piece.
+        columns: The columns [first, stop) of all pieces.
+        width: Columns of a piece, the last one perhaps fewer.
         phases: The phases [first, stop) to work off.
         chunk: As in `multiply`.
         scratch: As in `multiply`.
@@ -89,41 +91,45 @@ def work_off(
         Whether all could be read, and the seconds that went into reading and verifying.
     """
     x, memory, halves, words = arena
-    base, moves, half, before, after = rows
-    first, stop = columns
+    base, within, moves, half, before, after = rows
     stamp = np.empty(2, np.int64)
     reading = verifying = 0.0
     count = len(code_cuts) - 1
-    for phase in range(phases[0], phases[1]):
-        some = reads[read_cuts[phase] : read_cuts[phase + 1]]
-        start = _now(timed, stamp)
-        if not fetch(table, places, some, first, stop, memory, begin):
-            return False, reading, verifying
-        middle = _now(timed, stamp)
-        add(table, some, first, stop, halves, begin, sums[0], sums[1])
-        reading, verifying = reading + middle - start, verifying + _now(timed, stamp) - middle
-        low, high = code_cuts[phase], code_cuts[phase + 1]
-        # Reference rows are there when the first instructions are due.
-        if low == 0 and (high > 0 or phase + 1 == count):
-            copy_rows(x, halves, words, base, half, before, first, stop)
-        if low < high:
-            multiply(
-                x,
-                halves,
-                words,
-                base,
-                moves,
-                half,
-                code[low:high],
-                masks,
-                segments,
-                first,
-                stop,
-                chunk,
-                scratch,
-                totals,
-                tensors,
-            )
-        if phase + 1 == count:
-            copy_rows(x, halves, words, base, half, after, first, stop)
+    lies = np.empty_like(base)
+    for first in range(columns[0], columns[1], width):
+        stop = min(first + width, columns[1])
+        for row in range(len(base)):  # any column added to it leads to its number
+            lies[row] = base[row] + (within[row] * scratch - first if within[row] else 0)
+        for phase in range(phases[0], phases[1]):
+            some = reads[read_cuts[phase] : read_cuts[phase + 1]]
+            start = _now(timed, stamp)
+            if not fetch(table, places, some, first, stop, memory, begin):
+                return False, reading, verifying
+            middle = _now(timed, stamp)
+            add(table, some, first, stop, halves, begin, sums[0], sums[1])
+            reading, verifying = reading + middle - start, verifying + _now(timed, stamp) - middle
+            low, high = code_cuts[phase], code_cuts[phase + 1]
+            # Reference rows are there when the first instructions are due.
+            if low == 0 and (high > 0 or phase + 1 == count):
+                copy_rows(x, halves, words, lies, half, before, first, stop)
+            if low < high:
+                multiply(
+                    x,
+                    halves,
+                    words,
+                    lies,
+                    moves,
+                    half,
+                    code[low:high],
+                    masks,
+                    segments,
+                    first,
+                    stop,
+                    chunk,
+                    scratch,
+                    totals,
+                    tensors,
+                )
+            if phase + 1 == count:
+                copy_rows(x, halves, words, lies, half, after, first, stop)
     return True, reading, verifying

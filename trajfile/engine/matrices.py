@@ -139,6 +139,10 @@ class Collector:
         """Whether rows of this tensor are gathered."""
         return (stream, tensor) in self._held
 
+    def wants_rows(self, stream: str, tensor: str, positions: Index) -> NDArray[np.bool_]:
+        """Which rows of a tensor that is gathered are, by their positions, each of them once."""
+        return np.isin(positions, self._rows[stream, tensor], assume_unique=True)
+
     def gather(
         self,
         stream: str,

@@ -50,17 +50,16 @@ class Places:
     before: Index
     after: Index
 
-    def at(self, memory: int, column: int) -> Index:
-        """Offsets of the rows when they are read to some place.
+    def at(self, memory: int) -> Index:
+        """Offsets of the rows of a tile that is staged, whose first column is column 0.
 
         Args:
-            memory: Where that is in the arena, in numbers of four bytes.
-            column: The first column that was read there.
+            memory: Where it is in the arena, in numbers of four bytes.
 
         Returns:
             The offsets, so that any column added to one of a row that moves leads to its number.
         """
-        return self.base + self.within * memory - column * (self.within > 0)
+        return self.base + self.within * memory
 
 
 def place_rows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ class Step:
             columns: Of which columns.
         """
         loops, program = self._loops, self._program
-        base = places.at(loops.arena.offset(staged), 0)
+        base = places.at(loops.arena.offset(staged))
         self._copy(base, places, places.before, columns)
         loops.kernels.multiply(
             *(*loops.views, base, places.moves, places.half),
@@ -84,7 +83,7 @@ class Step:
         self._copy(base, places, places.after, columns)
 
     def read_and_multiply(self, places: Places, frame: Frame, fetch: Fetch) -> None:
-        """Read a piece, form its rows and multiply them, some rows at a time.
+        """Read pieces, form their rows and multiply them, some rows at a time.
 
         Args:
             places: Where rows lie.
@@ -94,13 +93,10 @@ class Step:
         Raises:
             UnreadError: If it cannot be read.
         """
-        base = places.at(self._offset, fetch.columns[0])
-        count = len(frame.cuts) - 1
         # What is kept of rows is taken before others come in their place.
-        spans = pairwise(range(count + 1)) if fetch.keeps else [(0, count)]
-        for phases in spans:
-            self._work_off(base, places, frame, phases, fetch)
-            fetch.keep(frame, phases[0])
+        for phases in fetch.spans(frame):
+            self._work_off(places, frame, phases, fetch)
+            fetch.keep(frame, phases[1] - 1)
 
     def end(self) -> None:
         """Hand the sums of tensors to the lane."""
@@ -113,7 +109,7 @@ class Step:
             loops.kernels.copy_rows(*loops.views, base, places.half, copies, *columns)
 
     def _work_off(
-        self, base: Index, places: Places, frame: Frame, phases: tuple[int, int], fetch: Fetch
+        self, places: Places, frame: Frame, phases: tuple[int, int], fetch: Fetch
     ) -> None:
         from trajfile.engine.kernels_phases import work_off  # compiles only where it can be
 
@@ -122,9 +118,9 @@ class Step:
             (x, self._loops.arena.view(np.uint8), halves, words),
             *(fetch.pieces.table, fetch.pieces.places, frame.reads, frame.cuts),
             *(fetch.begin, fetch.sums),
-            (base, places.moves, places.half, places.before, places.after),
+            (places.base, places.within, places.moves, places.half, places.before, places.after),
             *(program.code, frame.phases.cuts, program.masks, self._segments),
-            *(fetch.columns, phases, *self._into, stopwatch.is_running()),
+            *(fetch.columns, frame.columns, phases, *self._into, stopwatch.is_running()),
         )
         stopwatch.spent("read", reading)
         stopwatch.spent("verify", verifying)
