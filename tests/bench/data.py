@@ -132,3 +132,19 @@ def save_safetensors(folder: Path, size: Size) -> Path:
         }
         save_file(flat, folder / f"{step:06}.safetensors")
     return folder
+
+
+def save_h5py(path: Path, size: Size) -> Path:
+    """One HDF5 file, as plain h5py writes it: for each tensor a dataset of all its steps."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for step, told in enumerate(size.steps()):
+            for kind, tensors in zip(("params", "gradients"), told, strict=True):
+                for name, value in tensors.items():
+                    if not step:
+                        file.create_dataset(
+                            f"{kind}/{name}", (size.rows, *value.shape), value.dtype
+                        )
+                    file[kind][name][step] = value
+    return path
