@@ -62,6 +62,11 @@ class Block:
     samples: tuple[tuple[int, int, int], ...]
     references: tuple[int, ...]
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """For each stream the number by which tables of what is read name it."""
+        return {stream: number for number, stream in enumerate(self.staged)}
+
     def new_products(self, rows: RowNeeds, pair: Pair, lag: int) -> tuple[int, int]:
         """The left rows [start, stop) whose products at a lag are formed in this block."""
         left, right = rows.sequences[pair.left], rows.sequences[pair.right]

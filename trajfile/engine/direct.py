@@ -101,7 +101,6 @@ def direct(
     """
     if not isinstance(container, Plain):
         return None
-    numbers = {stream: number for number, stream in enumerate(block.staged)}
     placed, size = [], 0
     for part in parts:
         if not part.rows:
@@ -115,7 +114,7 @@ def direct(
         )
         if found is None:
             return None
-        placed.append(Placed(found, numbers[part.stream], run.start, run.stop))
+        placed.append(Placed(found, block.numbers[part.stream], run.start, run.stop))
         size += part.rows * run.row_bytes
     pieces = Pieces(placed)
     return Direct(pieces, size, pieces.no_sums())

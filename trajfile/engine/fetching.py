@@ -31,7 +31,6 @@ class Fetch:
         collector: Keeps rows of some tensors, if any are wanted.
 
     Attributes:
-        begin: First byte of the scratch memory in the arena.
         pieces: What is read.
         sums: For its checksums, over what this worker read.
     """
@@ -44,10 +43,9 @@ class Fetch:
         scratch: torch.Tensor,
         collector: Collector | None,
     ) -> None:
-        self.begin, self.sums = 4 * arena.offset(scratch), direct.pieces.no_sums()
-        self.pieces = direct.pieces
+        self.pieces, self.sums = direct.pieces, direct.pieces.no_sums()
+        self._begin = 4 * arena.offset(scratch)  # bytes
         self._tile, self._direct, self._arena, self._collector = tile, direct, arena, collector
-        self._streams = list(tile.block.staged)
         self._columns = 0, 0
         self._wanted: list[Wanted] = []
 
@@ -98,7 +96,7 @@ class Fetch:
     def _phases(self, collector: Collector, frame: Frame) -> Index:
         """The phases that read rows of which something is kept."""
         kept = np.zeros(len(frame.reads), np.bool_)
-        for number, stream in enumerate(self._streams):
+        for stream, number in self._tile.block.numbers.items():
             own = np.flatnonzero(frame.reads[:, STREAM] == number)
             positions = self._tile.block.staged[stream][frame.reads[own, ROW]]
             tensors = {found.piece.tensor for found in self._wanted if found.part.stream == stream}
@@ -119,11 +117,11 @@ class Fetch:
 
     def _keep(self, collector: Collector, frame: Frame, reads: Reads) -> None:
         start, stop = self._columns
-        for number, stream in enumerate(self._streams):
+        for stream, number in self._tile.block.numbers.items():
             rows = reads[reads[:, STREAM] == number, ROW]
             some = [found for found in self._wanted if found.part.stream == stream]
             if some and len(rows):
-                held = frame.held(stream, stop - start, self._arena, self.begin)
+                held = frame.held(stream, stop - start, self._arena, self._begin)
                 positions = self._tile.block.staged[stream][rows]
                 collect(collector, some, held, start, positions, frame.phases.slot[stream][rows])
 

@@ -122,7 +122,7 @@ def make_frame(
     made = place(formed, 4)
     reads = phases.order
     into = np.empty(len(reads), np.int64)
-    for number, stream in enumerate(block.staged):
+    for stream, number in block.numbers.items():
         if stream in rows:
             own = reads[:, STREAM] == number
             slots = phases.slot[stream][reads[own, ROW]]

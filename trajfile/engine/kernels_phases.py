@@ -46,7 +46,6 @@ def work_off(
     places,
     reads,
     read_cuts,
-    begin,
     sums,
     rows,
     code,
@@ -70,7 +69,6 @@ def work_off(
         places: Addresses of their chunks.
         reads: What to read, all phases one after another.
         read_cuts: Where in `reads` each phase begins, and the end.
-        begin: First byte of the frame in the arena.
         sums: For the checksums, both of every chunk; added to.
         rows: See `trajfile.engine.places.Places`: `base`, `within`, `moves`, `half`, `before` and
             `after`.
@@ -82,7 +80,7 @@ def work_off(
         width: Columns of a piece, the last one perhaps fewer.
         phases: The phases [first, stop) to work off.
         chunk: As in `multiply`.
-        scratch: As in `multiply`.
+        scratch: As in `multiply`; a frame lies where it begins.
         totals: As in `multiply`.
         tensors: As in `multiply`.
         timed: Whether to look at the clock.
@@ -94,7 +92,7 @@ def work_off(
     base, within, moves, half, before, after = rows
     stamp = np.empty(2, np.int64)
     reading = verifying = 0.0
-    count = len(code_cuts) - 1
+    count, begin = len(code_cuts) - 1, 4 * scratch
     lies = np.empty_like(base)
     for first in range(columns[0], columns[1], width):
         stop = min(first + width, columns[1])

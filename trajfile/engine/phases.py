@@ -110,8 +110,7 @@ def cut_phases(plan: Plan, block: Block, program: Program, streams: Iterable[str
     over = np.maximum(phase, np.searchsorted(cuts[1:-1], last, "right"))
     stream_of = np.repeat(np.arange(len(here)), counts)
     row_of = np.concatenate([np.arange(count) for count in counts])
-    number = {stream: k for k, stream in enumerate(block.staged)}
-    numbers = np.array([number[stream] for stream in here])
+    numbers = np.array([block.numbers[stream] for stream in here])
     reads = np.stack([numbers[stream_of[order]], row_of[order]], axis=1)
     slots, slot = {}, {}
     for stream, count in zip(here, counts, strict=True):

@@ -62,8 +62,7 @@ class Step:
         self._loops, self._program, self._pieces, self._lane = loops, program, pieces, lane
         self._segments = np.array([(p.start, p.stop) for p in pieces], np.int64)
         self._sums = self._tensor_sums(scratch)
-        self._offset = loops.arena.offset(scratch)
-        self._into = chunk, self._offset, lane.totals, self._sums
+        self._into = chunk, loops.arena.offset(scratch), lane.totals, self._sums
 
     def multiply(self, places: Places, staged: torch.Tensor, columns: tuple[int, int]) -> None:
         """Form and multiply rows of a staged tile.
@@ -117,7 +116,7 @@ class Step:
         done, reading, verifying = work_off(
             (x, self._loops.arena.view(np.uint8), halves, words),
             *(fetch.pieces.table, fetch.pieces.places, frame.reads, frame.cuts),
-            *(fetch.begin, fetch.sums),
+            fetch.sums,
             (places.base, places.within, places.moves, places.half, places.before, places.after),
             *(program.code, frame.phases.cuts, program.masks, self._segments),
             *(fetch.columns, frame.columns, phases, *self._into, stopwatch.is_running()),
