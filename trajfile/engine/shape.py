@@ -26,8 +26,9 @@ from trajfile.schema import GRADIENT_SAMPLES
 TILE_BYTES = 2**29
 #: Narrow chunks are joined into strips until a tile has about this size.
 JOINED_BYTES = 2**27
-#: Most rows that are held in float64 at a time; more would leave room for few columns in cache.
-WINDOW_ROWS = 4096
+#: Most rows that are held at a time: in float64 more would leave room for few columns in the cache,
+#: and of fewer, what a block costs by itself shows.
+WINDOW_ROWS = 8192
 #: Tiles up to this size may hold twice as many: of them, what a block costs by itself is much.
 SMALL_TILE_BYTES = 2**26
 #: Fewest columns worth multiplying at a time.
