@@ -99,11 +99,12 @@ def plan_for(
     params: object = None,
     steps: object = None,
     single_above: float = math.inf,
+    **more: object,
 ) -> Plan:
-    """The plan of a pass over a recorded run."""
+    """The plan of a pass over a recorded run; `more` goes to the profile."""
     trajectory = Trajectory(container)
     header = trajectory.header(params, steps)
-    profile = Profile(device, workers, slots, scratch, single_above)
+    profile = Profile(device, workers, slots, scratch, single_above, **more)
     return make_plan(header, needs, layout_of(trajectory, header), profile, budget)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from trajfile.engine.device import Machine, Sum
 from trajfile.engine.schedule import Stretch
-from trajfile.engine.shape import BAND_BLOCK, WIDE_BAND
+from trajfile.engine.shape import WIDE_BAND
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +32,11 @@ class Product:
     origin: tuple[int, int]
     columns: tuple[int, int]
 
-    def rows(self, machine: Machine, stretch: Stretch, a: int, b: int) -> Sum:
-        """<left_i, right_(i+lag)> for a stretch of i over columns [a, b), float64."""
-        cut = slice(a - self.columns[0], b - self.columns[0])
+    def rows(self, stretch: Stretch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows left_i and right_(i+lag) for a stretch of i."""
         left, right = stretch.start - self.origin[0], stretch.start + stretch.lag - self.origin[1]
         count = stretch.stop - stretch.start
-        return machine.row_dots(
-            self.left[left : left + count, cut], self.right[right : right + count, cut]
-        )
+        return self.left[left : left + count], self.right[right : right + count]
 
 
 class NarrowBand:
@@ -70,6 +67,11 @@ class NarrowBand:
         )
         self.sums += self.machine.window_dots(left, windows)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sums."""
+        return int(self.sums.nbytes)
+
     def add_to(self, total: Sum) -> None:
         """Add what was asked for, and nothing else, to a sum of shape (rows, lags)."""
         for number, stretch in enumerate(self.run):
@@ -83,17 +85,18 @@ class WideBand:
     Args:
         run: The lags.
         machine: Where.
+        block: Rows of a block.
     """
 
-    def __init__(self, run: tuple[Stretch, ...], machine: Machine) -> None:
+    def __init__(self, run: tuple[Stretch, ...], machine: Machine, block: int) -> None:
         self.run = run
         first = min(stretch.start for stretch in run)
         last = max(stretch.stop for stretch in run)
         begin = min(stretch.start + stretch.lag for stretch in run)
         end = max(stretch.stop + stretch.lag for stretch in run)
         self.blocks: list[tuple[int, int, int, int, torch.Tensor]] = []
-        for i in range(first, last, BAND_BLOCK):
-            stop = min(i + BAND_BLOCK, last)
+        for i in range(first, last, block):
+            stop = min(i + block, last)
             j, after = max(begin, i + run[0].lag), min(end, stop + run[-1].lag)
             if j < after:
                 shape = stop - i, after - j
@@ -110,6 +113,11 @@ class WideBand:
             else:
                 sums += (left @ right.T).to(sums.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sums."""
+        return sum(sums.nbytes for *_, sums in self.blocks)
+
     def add_to(self, total: Sum) -> None:
         """Add what was asked for, and nothing else, to a sum of shape (rows, lags)."""
         for i, stop, j, after, sums in self.blocks:
@@ -123,6 +131,15 @@ class WideBand:
                     total[a:b, stretch.column] += diagonal[skipped : skipped + b - a]
 
 
-def new_band(run: tuple[Stretch, ...], machine: Machine) -> NarrowBand | WideBand:
-    """Sums for a run of consecutive lags, to which products are added."""
-    return NarrowBand(run, machine) if len(run) < WIDE_BAND else WideBand(run, machine)
+def new_band(run: tuple[Stretch, ...], machine: Machine, block: int) -> NarrowBand | WideBand:
+    """Sums for a run of consecutive lags, to which products are added.
+
+    Args:
+        run: The lags.
+        machine: Where.
+        block: Rows of a dense block, if there are many lags.
+
+    Returns:
+        The sums, of nothing yet.
+    """
+    return NarrowBand(run, machine) if len(run) < WIDE_BAND else WideBand(run, machine, block)

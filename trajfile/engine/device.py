@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import re
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trajfile.engine.arena import Arena
 from trajfile.engine.profiles import available_cores, cpu_profile, cuda_profile
@@ -45,6 +46,14 @@ class Slot:
     device: torch.Tensor
     copied: torch.cuda.Event | None = None
     multiplied: torch.cuda.Event | None = None
+    _typed: dict[torch.dtype, torch.Tensor] = field(default_factory=dict)
+
+    def numbers(self, dtype: torch.dtype) -> torch.Tensor:
+        """The bytes on the device as numbers of a dtype, as many as there are."""
+        if dtype not in self._typed:
+            whole = len(self.device) // dtype.itemsize * dtype.itemsize
+            self._typed[dtype] = self.device[:whole].view(dtype)
+        return self._typed[dtype]
 
 
 class Machine:
@@ -54,7 +63,10 @@ class Machine:
         profile: What the plan knows of it.
         device: PyTorch's name of it.
         label: For the report.
+        batched: Whether what it is asked to do is to be done in few operations, each on much.
     """
+
+    batched: ClassVar[bool] = False
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -87,6 +99,10 @@ class Machine:
         """A sum of nothing yet, float64."""
         return np.zeros(shape)
 
+    def index(self, values: NDArray[np.int64]) -> torch.Tensor:
+        """Indices on the device."""
+        return torch.from_numpy(values).to(self.device)
+
     def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> Sum:
         """Inner products of corresponding rows.
 
@@ -113,19 +129,59 @@ class Machine:
         return np.vecdot(a.numpy()[:, None, :], windows.numpy())
 
 
-class CudaMachine(Machine):
-    """One CUDA device."""
+class DeviceMachine(Machine):
+    """Multiplies on a device of PyTorch, with memory of its own: all but the order of copies.
 
-    def __init__(self, profile: Profile) -> None:
-        full = torch.cuda.get_device_capability(torch.device(profile.device)) in _FULL_FLOAT64
-        super().__init__(replace(profile, single_above=math.inf if full else 0))
-        self.device = torch.device(profile.device)
-        self.label = f"{profile.device} ({torch.cuda.get_device_name(self.device)})"
-        self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped there
+    Tiles are copied there, and sums stay there until the pass is over. On the device ``cpu`` it
+    does what it does on a card, operation by operation.
+
+    Args:
+        profile: What the plan knows of the device.
+        device: Its name, as PyTorch has it.
+    """
+
+    batched = True
+
+    def __init__(self, profile: Profile, device: str) -> None:
+        super().__init__(profile)
+        self.device = torch.device(device)
+        self.label = device
 
     def arena(self, size: int) -> Arena | None:
         """None: kernels are PyTorch's."""
         return None
+
+    def slot(self, size: int) -> Slot:
+        """A buffer in host memory and its counterpart on the device."""
+        host = torch.empty(size, dtype=torch.uint8)
+        return Slot(host, torch.empty(size, dtype=torch.uint8, device=self.device))
+
+    def upload(self, slot: Slot, size: int) -> None:
+        """Copy the staged bytes."""
+        slot.device[:size].copy_(slot.host[:size])
+
+    def zeros(self, shape: tuple[int, ...]) -> Sum:
+        """A sum of nothing yet, float64, on the device."""
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+    def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> Sum:
+        """As on the processor, without leaving the device."""
+        return torch.linalg.vecdot(a, b).to(torch.float64)
+
+    def window_dots(self, a: torch.Tensor, windows: torch.Tensor) -> Sum:
+        """As on the processor, without leaving the device."""
+        return torch.bmm(a.unsqueeze(1), windows.transpose(1, 2)).squeeze(1).to(torch.float64)
+
+
+class CudaMachine(DeviceMachine):
+    """One CUDA device: tiles are copied from pinned memory while others are multiplied."""
+
+    def __init__(self, profile: Profile) -> None:
+        full = torch.cuda.get_device_capability(torch.device(profile.device)) in _FULL_FLOAT64
+        profile = replace(profile, single_above=math.inf if full else 0)
+        super().__init__(profile, profile.device)
+        self.label = f"{profile.device} ({torch.cuda.get_device_name(self.device)})"
+        self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # untyped there
 
     def slot(self, size: int) -> Slot:
         """A pinned buffer, its counterpart on the device, and the events that order their use."""
@@ -158,17 +214,10 @@ class CudaMachine(Machine):
         """Make the device current."""
         return torch.cuda.device(self.device)
 
-    def zeros(self, shape: tuple[int, ...]) -> Sum:
-        """A sum of nothing yet, float64, on the device."""
-        return torch.zeros(shape, dtype=torch.float64, device=self.device)
-
-    def row_dots(self, a: torch.Tensor, b: torch.Tensor) -> Sum:
-        """As on the processor, without leaving the device."""
-        return torch.linalg.vecdot(a, b).to(torch.float64)
-
-    def window_dots(self, a: torch.Tensor, windows: torch.Tensor) -> Sum:
-        """As on the processor, without leaving the device."""
-        return torch.bmm(a.unsqueeze(1), windows.transpose(1, 2)).squeeze(1).to(torch.float64)
+    def index(self, values: NDArray[np.int64]) -> torch.Tensor:
+        """Indices on the device, by way of pinned memory: nothing waits for what is under way."""
+        # PyTorch keeps the pinned memory until the copy is done.
+        return torch.from_numpy(values).pin_memory().to(self.device, non_blocking=True)
 
 
 def machine_for(device: str) -> Machine:

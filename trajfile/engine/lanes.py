@@ -13,18 +13,21 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from trajfile.engine.arena import Arena, padded
-from trajfile.engine.band import NarrowBand, WideBand
+from trajfile.engine.band import NarrowBand, WideBand, new_band
 from trajfile.engine.blocks import Block
 from trajfile.engine.columns import Strip
 from trajfile.engine.device import Machine, Slot, Sum
 from trajfile.engine.direct import Direct
+from trajfile.engine.families import Family
 from trajfile.engine.plan import Plan
 from trajfile.engine.products import Sums, empty_sums
 from trajfile.engine.schedule import RegionWork, Stretch
+from trajfile.engine.sizes import band_bytes
 from trajfile.engine.staging import Part
 from trajfile.engine.totals import Own, TotalsLayout
 
@@ -107,7 +110,9 @@ class Lane:
         ):
             size = rows * len(pair.lags)
             band.total = self.totals[start : start + size].reshape(rows, len(pair.lags))
-        self.bands: dict[tuple[int, tuple[Stretch, ...]], NarrowBand | WideBand] = {}
+        self._bands: dict[int, tuple[int, NarrowBand | WideBand]] = {}
+        self._held, self._room = 0, band_bytes(plan.rows, plan.profile.band_block)
+        self._own: dict[Family, Sum] = {}
 
     def cells(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The lane's columns among [start, stop) of a strip."""
@@ -137,8 +142,39 @@ class Lane:
             sums = self.tensor(number, tensor)
             sums[place.first : place.first + place.rows] += some.reshape(place.rows, place.lags)
 
-    def end_tile(self) -> None:
-        """Add the bands of a tile to the sums."""
-        for (number, _), sums in self.bands.items():
-            sums.add_to(self.sums.bands[number].total)
-        self.bands.clear()
+    def own(self, family: Family) -> Sum:
+        """The sums of a family's tensors on a device, shape (rows, tensors)."""
+        if family not in self._own:
+            self._own[family] = self.machine.zeros((family.rows, len(family.tensors)))
+        return self._own[family]
+
+    def band(self, pair: int, run: tuple[Stretch, ...]) -> NarrowBand | WideBand:
+        """The sums of a run of consecutive lags of a pair."""
+        key = id(run)  # alive for as long as the band
+        if key not in self._bands:
+            made = new_band(run, self.machine, self.plan.profile.band_block)
+            self._held += made.nbytes
+            if self._held > self._room:
+                self._end_bands()
+                self._held = made.nbytes
+            self._bands[key] = pair, made
+        return self._bands[key][1]
+
+    def _end_bands(self) -> None:
+        """Add the bands to the sums."""
+        for number, band in self._bands.values():
+            band.add_to(self.sums.bands[number].total)
+        self._bands.clear()
+
+    def conclude(self) -> Sums:
+        """The sums as NumPy arrays, once all tiles are done."""
+        self._end_bands()
+        sums = self.sums.on_host()
+        for family, values in self._own.items():
+            family.hand_over(np.asarray(values.cpu()), self.plan, sums)
+        return sums
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held of sums."""
+        return self.sums.nbytes + sum(int(values.nbytes) for values in self._own.values())

@@ -13,17 +13,22 @@ import numpy as np
 import torch
 
 from trajfile.engine.arena import Arena
-from trajfile.engine.band import Product, new_band
+from trajfile.engine.band import Product
+from trajfile.engine.batch import Batch, Batches
+from trajfile.engine.blocks import Block
 from trajfile.engine.columns import Region, Run, staged_dtype
 from trajfile.engine.device import Machine, Slot
+from trajfile.engine.families import Families
 from trajfile.engine.fetching import Fetch
 from trajfile.engine.fused import Fused
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector
 from trajfile.engine.plan import Plan
+from trajfile.engine.products import Sums
 from trajfile.engine.rows import Sequence
 from trajfile.engine.schedule import PairWork, RegionWork, carried_rows
 from trajfile.engine.shape import WIDE_BAND
+from trajfile.engine.split import GROUP
 from trajfile.engine.staging import Part
 from trajfile.schema import GRADIENT_SAMPLES
 from trajfile.stopwatch import at
@@ -36,6 +41,7 @@ class Worker:
         plan: The plan.
         machine: Where.
         held: Shared between workers.
+        families: Of the tensors that are met, for a machine that wants few operations.
         arena: Where to take scratch memory from, if there is one.
         fused: The compiled way, if there is one.
         collector: Keeps rows of tiles that are read piece by piece, if any are wanted.
@@ -46,6 +52,7 @@ class Worker:
         plan: Plan,
         machine: Machine,
         held: Held,
+        families: Families | None = None,
         arena: Arena | None = None,
         fused: Fused | None = None,
         collector: Collector | None = None,
@@ -54,10 +61,15 @@ class Worker:
         self.collector = collector
         dtype = getattr(torch, plan.precision)
         size = plan.scratch_elements
-        if arena is None:
-            self.scratch = torch.zeros(size, dtype=dtype, device=machine.device)
-        else:
+        self.batches = None if families is None else Batches(machine, families)
+        self.indices: dict[tuple[Block, int], torch.Tensor] = {}
+        if arena is not None:
             self.scratch = arena.take(size * dtype.itemsize).view(dtype)
+        elif self.batches is not None:  # products are float64
+            self.scratch64 = torch.zeros(size, dtype=torch.float64, device=machine.device)
+            self.scratch = self.scratch64.view(dtype)
+        else:
+            self.scratch = torch.zeros(size, dtype=dtype)
         self.used = 0
 
     def multiply(self, tile: Tile, lane: Lane, stop: Event) -> None:
@@ -86,7 +98,6 @@ class Worker:
                     for columns in lane.cells(*interval):
                         if not stop.is_set():
                             self._cell(tile, lane, region, work, columns, fetch)
-            lane.end_tile()
         if fetch is not None:
             fetch.end()
 
@@ -105,8 +116,11 @@ class Worker:
         assert done or fetch is None, "it was seen before that it can be done"
         if done and not tile.block.samples:
             return
-        for start in range(columns[0], columns[1], self.plan.columns):
-            some = start, min(start + self.plan.columns, columns[1])
+        step = self.plan.columns
+        if self.batches is not None and step > GROUP:
+            step -= step % GROUP
+        for start in range(columns[0], columns[1], step):
+            some = start, min(start + step, columns[1])
             self.used = WIDE_BAND * (some[1] - some[0])  # the margin of `NarrowBand`
             if not done:
                 self._rows(tile, lane, region, work, some)
@@ -115,7 +129,14 @@ class Worker:
     def _take(self, rows: int, columns: int) -> torch.Tensor:
         """The next free part of the scratch memory, shape (rows, columns)."""
         start, self.used = self.used, self.used + rows * columns
-        return self.scratch[start : self.used].view(rows, columns)
+        assert self.used <= len(self.scratch), "the plan leaves room for all rows"
+        first = self.scratch.storage_offset() + start
+        return self.scratch.as_strided((rows, columns), (columns, 1), first)
+
+    def _left(self) -> torch.Tensor:
+        """What is free of the scratch memory, float64."""
+        used = self.used * self.scratch.itemsize
+        return self.scratch64[-(-used // 8) :]
 
     def _rows(
         self, tile: Tile, lane: Lane, region: Region, work: RegionWork, columns: tuple[int, int]
@@ -130,9 +151,20 @@ class Worker:
             side: self._form(self.plan.rows.sequences[side], windows, columns)
             for side in work.sequences
         }
+        batch = None
+        if self.batches is not None:
+            room = self._left()
+            batch = self.batches.products(lane, tile.strip, region, work, columns, room)
         for item in work.pairs:
             product = Product(formed[item.left], formed[item.right], item.origin, columns)
-            self._multiply(lane, region, item, product)
+            if batch is None:
+                self._tensors(lane, region, item, product)
+            else:
+                for _, stretch in item.single:
+                    batch.add(*product.rows(stretch))
+            self._runs(lane, item, product, batch)
+        if batch is not None:
+            batch.flush()
         for track, window in windows.items():
             carried = self.held.carried[track]
             kept = min(len(carried), len(window))
@@ -155,7 +187,9 @@ class Worker:
             gather = block.gathers[track]
             if gather is not None and gather[0] in windows:
                 source = windows[gather[0]][carried_rows(self.plan, block, gather[0]) :]
-                index = torch.from_numpy(gather[1]).to(self.machine.device)
+                if (block, track) not in self.indices:
+                    self.indices[block, track] = self.machine.index(gather[1])
+                index = self.indices[block, track]
                 torch.index_select(source, 0, index, out=window[carried:])
                 continue
             stream = self.plan.rows.tracks[track].stream
@@ -177,17 +211,13 @@ class Worker:
         into: torch.Tensor,
     ) -> None:
         """Convert staged rows (start, count, stride) of a stream into `into`."""
-        start, count, stride = rows
         with at("copy"):
             for part in tile.parts:
                 if part.stream == stream:
                     for a, b in _overlap(part.run, columns):
-                        staged = _on_device(tile.slot, part)
-                        source = staged[
-                            start : start + (count - 1) * stride + 1 : stride,
-                            a - part.run.start : b - part.run.start,
-                        ]
-                        into[:, a - columns[0] : b - columns[0]].copy_(source)
+                        source = _staged(tile.slot, part, rows, (a, b))
+                        whole = (a, b) == columns
+                        (into if whole else into[:, a - columns[0] : b - columns[0]]).copy_(source)
 
     def _form(
         self, sequence: Sequence, windows: dict[int, torch.Tensor], columns: tuple[int, int]
@@ -205,50 +235,76 @@ class Worker:
         reference = self.held.references[sequence.reference, columns[0] : columns[1]]
         return torch.sub(window, reference, out=out)
 
-    def _multiply(self, lane: Lane, region: Region, work: PairWork, product: Product) -> None:
+    def _tensors(self, lane: Lane, region: Region, work: PairWork, product: Product) -> None:
+        """Add products tensor by tensor, each where it lies in the cache."""
         total = lane.sums.bands[work.number].total
         for column, stretch in work.single:
             part = slice(stretch.start, stretch.stop)
+            left, right = product.rows(stretch)
             for tensor, a, b in _pieces(region, product.columns):
-                values = product.rows(self.machine, stretch, a, b)
+                own = slice(a - product.columns[0], b - product.columns[0])
+                values = self.machine.row_dots(left[:, own], right[:, own])
                 total[part, stretch.column] += values
                 lane.tensor(work.number, tensor)[part, column] += values
+
+    def _runs(self, lane: Lane, work: PairWork, product: Product, batch: Batch | None) -> None:
+        """Add products that are not wanted tensor by tensor."""
+        total = lane.sums.bands[work.number].total
         for run in work.runs:
-            if len(run) == 1:
-                values = product.rows(self.machine, run[0], *product.columns)
-                total[run[0].start : run[0].stop, run[0].column] += values
+            if len(run) > 1:
+                lane.band(work.number, run).add(product)
                 continue
-            key = work.number, run
-            if key not in lane.bands:
-                lane.bands[key] = new_band(run, self.machine)
-            lane.bands[key].add(product)
+            sums = total[run[0].start : run[0].stop, run[0].column]
+            if batch is None:
+                sums += self.machine.row_dots(*product.rows(run[0]))
+            else:
+                batch.add_up(*product.rows(run[0]), sums)
 
     def _samples(self, tile: Tile, lane: Lane, region: Region, columns: tuple[int, int]) -> None:
         """Add the centred Grams of the gradient samples in a block."""
         sums, first_row = lane.sums, region.first_rows.get(GRADIENT_SAMPLES)
         if first_row is None:
             return
-        for number, start, stop in tile.block.samples:
-            positions = tile.block.staged[GRADIENT_SAMPLES]
-            if self.plan.layout.rows[GRADIENT_SAMPLES][positions[start]] < first_row:
-                continue
-            used = self.used
-            samples = self._take(stop - start, columns[1] - columns[0])
+        rows = self.plan.layout.rows[GRADIENT_SAMPLES][tile.block.staged[GRADIENT_SAMPLES]]
+        there = [found for found in tile.block.samples if rows[found[1]] >= first_row]
+        if not there:
+            return
+        width = columns[1] - columns[0]
+        room = self._take(max(stop - start for _, start, stop in there), width)
+        mean, batch = self._take(1, width), None
+        if self.batches is not None and self.plan.per_tensor:
+            first, left = there[0][0], self._left()
+            batch = self.batches.traces(lane, tile.strip, region, first, columns, left)
+        for number, start, stop in there:
+            samples = room[: stop - start]
             self._convert(tile, GRADIENT_SAMPLES, (start, stop - start, 1), columns, samples)
-            mean = self._take(1, columns[1] - columns[0])
             torch.mean(samples, 0, keepdim=True, out=mean)
             samples -= mean
             gram = (samples @ samples.T).to(torch.float64)
-            sums.grams[number] += gram if gram.is_cuda else gram.numpy()
-            sums.means[number] += self.machine.row_dots(mean, mean)[0]
-            if self.plan.per_tensor:
-                for tensor, a, b in _pieces(region, columns):
-                    own = samples[:, a - columns[0] : b - columns[0]]
-                    if tensor not in sums.traces:
-                        shape = (len(sums.grams),)
-                        sums.traces[tensor] = self.machine.zeros(shape)
-                    sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
-            self.used = used
+            held, means = sums.grams[number], sums.means[number : number + 1]
+            held += gram if isinstance(held, torch.Tensor) else gram.numpy()
+            means += self.machine.row_dots(mean, mean)
+            if batch is not None:
+                torch.sum(samples.mul_(samples), 0, keepdim=True, out=batch.rows(1))
+            elif self.plan.per_tensor:
+                self._traces(sums, number, region, columns, samples)
+        if batch is not None:
+            batch.flush()
+
+    def _traces(
+        self,
+        sums: Sums,
+        number: int,
+        region: Region,
+        columns: tuple[int, int],
+        samples: torch.Tensor,
+    ) -> None:
+        """Add each tensor's part in the trace of the Gram of a step's centred samples."""
+        for tensor, a, b in _pieces(region, columns):
+            own = samples[:, a - columns[0] : b - columns[0]]
+            if tensor not in sums.traces:
+                sums.traces[tensor] = self.machine.zeros((len(sums.grams),))
+            sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
 
 
 def _overlap(run: Run, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -265,8 +321,12 @@ def _pieces(region: Region, columns: tuple[int, int]) -> Iterator[tuple[str, int
             yield piece.tensor, a, b
 
 
-def _on_device(slot: Slot, part: Part) -> torch.Tensor:
-    """A part of a tile as a tensor on the device, shape (rows, columns of its run)."""
+def _staged(
+    slot: Slot, part: Part, rows: tuple[int, int, int], columns: tuple[int, int]
+) -> torch.Tensor:
+    """Rows (start, count, stride) of a part of a tile on the device, and columns of the strip."""
     dtype = getattr(torch, staged_dtype(part.run.lane))
-    flat = slot.device[part.offset : part.offset + part.nbytes].view(dtype)
-    return flat.view(part.rows, part.run.stop - part.run.start)
+    numbers, width = slot.numbers(dtype), part.run.stop - part.run.start
+    first = part.offset // dtype.itemsize + rows[0] * width + columns[0] - part.run.start
+    shape = rows[1], columns[1] - columns[0]
+    return numbers.as_strided(shape, (rows[2] * width, 1), numbers.storage_offset() + first)

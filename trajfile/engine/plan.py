@@ -214,13 +214,13 @@ def _plan(
     precision = _precision(header, rows, placed, profile)
     if precision == "float32":
         lanes = min(lanes, max(2, sum(tensor.spec.size for tensor in placed) // LANE_COLUMNS))
-    once = tensor_bytes(header, rows)
-    while lanes > 1 and once * lanes + total_bytes(header, rows, lanes) > budget // 8:
+    once, block = tensor_bytes(header, rows), profile.band_block
+    while lanes > 1 and once * lanes + total_bytes(header, rows, lanes, block) > budget // 8:
         lanes //= 2
     profile = replace(profile, workers=min(profile.workers, lanes))
     own = once * lanes
     per_tensor = own <= budget // 4
-    totals = total_bytes(header, rows, lanes)
+    totals = total_bytes(header, rows, lanes, block)
     fixed = {
         "sums": totals + (own if per_tensor else 0),
         "layer matrices": matrix_bytes(header, rows, budget),

@@ -10,8 +10,11 @@ from trajfile.errors import UsageError
 
 #: Float64 rows of a worker that stay in its share of the cache while they are multiplied.
 _CACHE_BYTES = 12 * 2**20
-#: On a device every kernel should have enough to do.
-_DEVICE_BYTES = 2**28
+#: On a device every kernel should have enough to do: what its launch takes of the host is the same
+#: for any number of columns.
+_DEVICE_BYTES = 2**30
+#: One product of matrices of so many rows is soon done, and is one kernel for many.
+_DEVICE_BAND_BLOCK = 128
 #: More threads than this wait for the one that reads.
 _MOST_WORKERS = 8
 
@@ -28,7 +31,15 @@ def cpu_profile(cores: int) -> Profile:
 
 def cuda_profile(index: int) -> Profile:
     """A CUDA device: two tiles in pinned memory and two on the device."""
-    return Profile(f"cuda:{index}", 1, 4, _DEVICE_BYTES, lanes=1)
+    return Profile(
+        f"cuda:{index}",
+        1,
+        4,
+        _DEVICE_BYTES,
+        lanes=1,
+        batched=True,
+        band_block=_DEVICE_BAND_BLOCK,
+    )
 
 
 def profile_for(device: str) -> Profile:

@@ -22,6 +22,7 @@ from trajfile.engine.collecting import collect, wanted
 from trajfile.engine.columns import Region, Strip
 from trajfile.engine.device import Machine, Slot
 from trajfile.engine.direct import Direct, UnreadError, direct, readable, worth_while
+from trajfile.engine.families import Families
 from trajfile.engine.fused import Fused, kernels
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector
@@ -104,8 +105,10 @@ class Pass:
         within = None if len(strips) == len(plan.strips) else _elements(strips)
         self.collector = Collector(plan.header, plan.rows.layers, within)
         wanted = self.collector if plan.rows.layers else None
+        families = Families(plan, strips) if machine.batched else None
         self.workers = [
-            Worker(plan, machine, self.held, arena, self.fused, wanted) for _ in range(workers)
+            Worker(plan, machine, self.held, families, arena, self.fused, wanted)
+            for _ in range(workers)
         ]
         self.lanes = [Lane(plan, machine, number, layout) for number in range(plan.lanes)]
         self.free: SimpleQueue[Slot | None] = SimpleQueue()
@@ -271,17 +274,17 @@ class Pass:
         peak = (
             sum(slot.host.nbytes for slot in self.slots) * self.plan.profile.slots // 2
             + sum(worker.scratch.nbytes for worker in self.workers)
-            + sum(lane.sums.nbytes for lane in self.lanes)
+            + sum(lane.nbytes for lane in self.lanes)
             + self.held.nbytes
             + self.collector.nbytes
         )
         self.slots.clear()
-        first, *others = [lane.sums for lane in self.lanes]
+        first, *others = [lane.conclude() for lane in self.lanes]
         for sums in others:
             first.merge(sums)
         precision = ", float32 products" if self.plan.precision == "float32" else ""
         label = self.machine.label + precision
-        return Partial(first.on_host(), self.collector, self.bytes_read, peak, label)
+        return Partial(first, self.collector, self.bytes_read, peak, label)
 
 
 def _elements(strips: Sequence[Strip]) -> dict[str, tuple[int, int]]:

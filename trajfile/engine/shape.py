@@ -35,7 +35,7 @@ SMALL_TILE_BYTES = 2**26
 LEAST_COLUMNS = 16
 #: From this many consecutive lags on, products are formed by dense blocks of rows.
 WIDE_BAND = 24
-#: Rows of such a block.
+#: Rows of such a block on the processor.
 BAND_BLOCK = 16
 #: Each part of a tile starts at a multiple of this many bytes.
 ALIGNMENT = 64
@@ -54,6 +54,9 @@ class Profile:
             in no more. Infinite where float64 never holds up the reading.
         lanes: Into how many shares, each with sums of its own, columns are divided at most. It
             does not depend on the number of workers, and so the sums do not.
+        batched: Whether products of many rows are formed before any are summed: scratch memory is
+            then set aside for them too, where there is so much.
+        band_block: Rows of a block, where products at many consecutive lags are dense blocks.
     """
 
     device: str
@@ -62,6 +65,8 @@ class Profile:
     scratch: int
     single_above: float = math.inf
     lanes: int = 8
+    batched: bool = False
+    band_block: int = BAND_BLOCK
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,12 @@ class Shaper:
             (unit * n for unit, n in zip(track_unit, self.held_as, strict=True)), start=zero
         )
         self.rows_before = np.concatenate([[0], np.cumsum(weighted)])
+        self.products = 0  # rows of products that are summed tensor by tensor
+        if profile.batched:
+            self.products = sum(
+                len(rows.tracks[rows.sequences[pair.left].track].positions) * len(pair.tensor_lags)
+                for pair in rows.pairs
+            )
         self.carries = [rows.carry(track) for track in range(len(rows.tracks))]
         sampled = counts.get(GRADIENT_SAMPLES, zero) if rows.samples else zero
         # Beside the samples and their mean, a margin for windows that reach beyond a sequence.
@@ -229,13 +240,12 @@ class Shaper:
         spans = list(pairwise(cuts))
         window = max(self.window(*span, carried=carried) for span in spans)
         left = room - self.profile.slots * max(self.tile(width, *span) for span in spans)
-        suits = min(self.profile.scratch, left // max(self.lanes, self.profile.workers)) // (
-            8 * window
-        )
-        columns = max(min(width, LEAST_COLUMNS), min(width, suits))
+        room = min(self.profile.scratch, left // max(self.lanes, self.profile.workers)) // 8
+        rows = window + min(self.products + self.products // 8, window + window // 2)
+        columns = max(min(width, LEAST_COLUMNS), min(width, room // rows))
         again = sum(self.carries) * (len(cuts) - 2) / max(1, int(self.rows_before[-1]))
         cost = max(1.0, self.chunk / width) + again
-        scratch = self.profile.workers * columns * window * 8
+        scratch = self.profile.workers * columns * max(window, min(rows, room // columns)) * 8
         return Shape(width, cuts, self.units, columns, scratch, cost)
 
     def _least(self) -> int:

@@ -9,7 +9,7 @@ from trajfile.engine.columns import Strip
 from trajfile.engine.header import Header
 from trajfile.engine.matrices import BATCH_BYTES, layer_bytes
 from trajfile.engine.rows import RowNeeds
-from trajfile.engine.shape import ALIGNMENT, BAND_BLOCK
+from trajfile.engine.shape import ALIGNMENT
 from trajfile.schema import GRADIENT_SAMPLES
 
 
@@ -45,17 +45,44 @@ def matrix_bytes(header: Header, rows: RowNeeds, budget: int) -> int:
     return layer_bytes(header, rows.layers) + min(BATCH_BYTES, spare)
 
 
-def total_bytes(header: Header, rows: RowNeeds, lanes: int) -> int:
-    """Bytes of the sums over all tensors: those of lanes and tiles, and the answers."""
-    answers = tiles = 0
+def band_bytes(rows: RowNeeds, block: int) -> int:
+    """Bytes of the sums of runs of lags, before they are added to the others.
+
+    Args:
+        rows: The reduced needs.
+        block: Rows of a dense block, where lags are many.
+
+    Returns:
+        The bytes, for a lane.
+    """
+    length = [len(rows.tracks[rows.sequences[pair.left].track].positions) for pair in rows.pairs]
+    return sum(
+        8 * count * (len(pair.lags) + block)
+        for count, pair in zip(length, rows.pairs, strict=True)
+        if len(pair.lags) > 1
+    )
+
+
+def total_bytes(header: Header, rows: RowNeeds, lanes: int, block: int) -> int:
+    """Bytes of the sums over all tensors: those of lanes and of runs of lags, and the answers.
+
+    Args:
+        header: The selected part of the run.
+        rows: The reduced needs.
+        lanes: How many lanes there are.
+        block: As in `band_bytes`.
+
+    Returns:
+        The bytes.
+    """
+    answers = 0
     for pair in rows.pairs:
         length = len(rows.tracks[rows.sequences[pair.left].track].positions) * 8
         answers += length * len(pair.lags)
-        tiles += length * (len(pair.lags) + BAND_BLOCK) if len(pair.lags) > 1 else 0
     steps = header.steps[GRADIENT_SAMPLES] if rows.samples else np.empty(0, np.int64)
     counts = np.unique(steps, return_counts=True)[1]
     grams = 8 * int((counts**2 + 1).sum())
-    return lanes * (answers + tiles + grams) + answers
+    return lanes * (answers + band_bytes(rows, block) + grams) + answers
 
 
 def tensor_bytes(header: Header, rows: RowNeeds) -> int:
