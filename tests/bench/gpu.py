@@ -1,12 +1,17 @@
 """What a pass costs on a CUDA device, against the two roads every byte must take to it.
 
     python tests/bench/gpu.py [--columns 4000000] [--snapshots 128] [--folder DIR] [--json PATH]
+    python tests/bench/gpu.py --ops [--columns 4000000] [--snapshots 32]
 
 In one process, on the same files, warm page cache: (a) reading and verifying the rows that the plan
 wants through the container, on one thread and on several; (b) copying pinned memory to the device;
 (c) `analyze` with every metric on the device; (d) the same on the processor. The device is held
 against the slower of the two roads: goal 80 %. A last case limits the device's memory to a
 fraction of the file.
+
+A device is idle while its host asks for small operations one by one, so it is counted what PyTorch
+is asked for with each tile: operations in all, and those among them that are more than views of
+memory. With ``--ops`` there is only the count, on the processor: it needs no card.
 """
 
 from __future__ import annotations
@@ -24,10 +29,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from one_pass import record
+from operations import CountingMachine
 
 import trajfile
 from trajfile.analyze import plan
 from trajfile.engine.staging import read_tile, tile_parts
+from trajfile.engine.stream import run_pass
 
 GOAL = 0.8
 
@@ -81,6 +88,40 @@ def analysed(path: Path, device: str) -> int:
     return trajfile.analyze(path, device=device).run.bytes_read
 
 
+def counted(path: Path, device: str) -> CountingMachine:
+    """Make the pass of every metric as on a card, and count what is asked for.
+
+    Args:
+        path: The run.
+        device: Where tensors are: the card, or ``cpu``.
+
+    Returns:
+        The machine, with its counts.
+    """
+    planned = plan(path, device="cuda")
+    machine = CountingMachine(planned.profile, device)
+    with trajfile.open(path) as trajectory:
+        run_pass(planned, trajectory.container, machine)
+    columns = sum(strip.columns for strip in planned.strips)
+    print(
+        f"{path.suffix}: {columns:,} columns, {machine.tiles} tiles, of each up to "
+        f"{planned.columns:,} columns at a time; {machine.operations:.1f} operations a tile, "
+        f"{machine.kernels:.1f} of them more than views",
+        flush=True,
+    )
+    return machine
+
+
+def only_counted(options: argparse.Namespace) -> int:
+    """Count on the processor."""
+    for suffix in options.suffix or [".h5"]:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            path = Path(folder) / f"run{suffix}"
+            record(path, options.columns, options.snapshots)
+            counted(path, "cpu")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--columns", type=int, default=4_000_000)
@@ -89,7 +130,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the runs are recorded for the time")
     parser.add_argument("--suffix", action="append", choices=[".h5", ".zarr"])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--ops", action="store_true", help="count operations only, without a card")
     options = parser.parse_args()
+    if options.ops:
+        return only_counted(options)
     cores = len(os.sched_getaffinity(0))
     card = torch.cuda.get_device_name(0)
     pinned_copy(copies=2)
@@ -105,6 +149,7 @@ def main() -> int:
             reading = {
                 n: best(options.repeats, lambda n=n, path=path: read_only(path, n)) for n in threads
             }
+            asked = counted(path, "cuda:0")
             cuda = best(options.repeats, lambda path=path: analysed(path, "cuda"))
             cpu = best(options.repeats, lambda path=path: analysed(path, "cpu"))
             fraction = 2**31 / torch.cuda.get_device_properties(0).total_memory
@@ -134,6 +179,8 @@ def main() -> int:
                     "cpu": cpu,
                     "cuda_in_2GiB": small,
                     "share": share,
+                    "operations": asked.operations,
+                    "kernels": asked.kernels,
                 }
             )
     if options.json:

@@ -10,6 +10,7 @@ import torch
 import trajfile
 from tests.recorded import plan_for, recorded
 from tests.twin import measure
+from tests.unit.test_device import CARD
 from tests.unit.test_engine import EVERYTHING, agree, run
 from trajfile.engine.device import machine_for
 from trajfile.engine.stream import run_pass
@@ -42,7 +43,7 @@ def test_every_need_is_what_the_dense_twin_says(dense, expected, width, budget):
     machine = machine_for("cuda")
     container = recorded(dense, width=width)
     plan = plan_for(
-        container, EVERYTHING, budget=budget, workers=1, slots=4, device=machine.profile.device
+        container, EVERYTHING, budget=budget, **{**CARD, "device": machine.profile.device}
     )
     result = run_pass(plan, container, machine)
     tolerance = 1e-11 if plan.precision == "float64" else 1e-5

@@ -5,27 +5,58 @@ Streams, events and pinned memory apart, a card is asked for these very operatio
 
 from __future__ import annotations
 
+from dataclasses import replace
+from threading import Event
+
 import numpy as np
 import pytest
+import torch
+from torch.utils._pytree import tree_leaves
 
-from tests.operations import CountingMachine
-from tests.recorded import plan_for, recorded
-from tests.twin import measure
-from tests.unit.test_engine import EVERYTHING, agree, run
+from tests.bench.operations import CountingMachine
+from tests.recorded import measured, plan_for, recorded
+from tests.twin import Dense, measure
+from tests.unit.test_engine import (
+    EVERYTHING,
+    FROM_LAST,
+    STEP,
+    VALUE,
+    P,
+    S,
+    Y,
+    agree,
+    run,
+    walk,
+)
+from trajfile.engine.lanes import Tile
+from trajfile.engine.needs import Inner, Row, SampleGram, Timeline
+from trajfile.engine.profiles import cuda_profile
+from trajfile.engine.running import Pass
+from trajfile.engine.staging import tile_parts
 from trajfile.engine.stream import run_pass
 
-CARD = {"workers": 1, "slots": 4, "device": "cuda:0"}
+#: Tiles as for a card; on a card itself, tests/unit/test_cuda.py asks for the same.
+CARD = {
+    "workers": 1,
+    "slots": 4,
+    "lanes": 1,
+    "batched": True,
+    "band_block": cuda_profile(0).band_block,
+    "device": "cuda:0",
+}
 
 
-def passed(dense, needs, first_rows=None, **options):
-    """One pass on a device; what it brought, its plan and the machine."""
+def passed(dense, needs, first_rows=None, precision=None, **options):
+    """One pass on a device; what it brought, its plan, and the machine."""
     container = recorded(dense, first_rows, options.pop("width", 262144))
     plan = plan_for(container, needs, **{**CARD, **options})
+    plan = replace(plan, precision=precision or plan.precision)
     machine = CountingMachine(plan.profile)
     result = run_pass(plan, container, machine)
     assert result.bytes_read == container.bytes_read == plan.bytes_to_read
     assert result.peak_bytes <= plan.peak_bytes <= plan.budget
-    return result, plan, machine
+    assert machine.tiles == len(plan.strips) * len(plan.blocks)
+    return result.measurements, plan, machine
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +69,216 @@ def expected(dense):
     return measure(dense, EVERYTHING)
 
 
-@pytest.mark.parametrize("lanes", [1, 8])
+@pytest.mark.parametrize("batched", [True, False], ids=["products at once", "few at a time"])
 @pytest.mark.parametrize("width", [262144, 8, 3])
 @pytest.mark.parametrize("budget", [2**30, 300_000, 200_000])
-def test_every_need_is_what_the_dense_twin_says(dense, expected, width, budget, lanes):
-    result, plan, _ = passed(dense, EVERYTHING, width=width, budget=budget, lanes=lanes)
-    agree(result.measurements, expected)
+def test_every_need_is_what_the_dense_twin_says(dense, expected, width, budget, batched):
+    found, _, _ = passed(dense, EVERYTHING, width=width, budget=budget, batched=batched)
+    agree(found, expected)
+
+
+@pytest.mark.parametrize("scratch", [2**30, 2**16, 2**13])
+@pytest.mark.parametrize("block", [16, 4])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nor_do_lanes_or_the_width_of_what_is_multiplied_matter(
+    dense, expected, scratch, block, workers
+):
+    found, plan, _ = passed(
+        dense, EVERYTHING, scratch=scratch, band_block=block, workers=workers, lanes=8
+    )
+    assert plan.columns >= plan.widest or scratch < 2**30
+    agree(found, expected)
+
+
+def test_every_tensor_has_its_own_products_and_no_other(dense):
+    found, _, _ = passed(dense, EVERYTHING)
+    other = measured(recorded(dense), EVERYTHING).measurements
+    for rows, band in other.bands.items():
+        assert found.bands[rows].tensors.keys() == band.tensors.keys()
+    assert found.sample_grams[SampleGram()].tensors.keys() == {*dense.arrays["params"]} - {"none"}
+
+
+def long_run(rows=60, sizes=(300, 1, 129, 128, 2, 700, 9, 64)):
+    """A run with tensors that begin and end anywhere among groups of columns."""
+    generator = np.random.default_rng(5)
+    shapes = {f"t{number}": (size,) for number, size in enumerate(sizes)}
+    steps = np.arange(rows)
+    sampled = np.repeat(steps[::4], 3)
+    return Dense(
+        {"params": steps, "gradients": steps, "gradient_samples": sampled},
+        {
+            "params": {n: walk(generator, rows, s) for n, s in shapes.items()},
+            "gradients": {n: walk(generator, rows, s) for n, s in shapes.items()},
+            "gradient_samples": {n: walk(generator, len(sampled), s) for n, s in shapes.items()},
+        },
+    )
+
+
+#: Too scattered for copies of a few rows each.
+FEW = Row("params", Timeline(("params",), limit=44), "offset", 0)
+MANY_STEPS = [
+    Inner(S, Y, (-2, 0, 1), per_tensor=True),
+    Inner(STEP, STEP, (0, 1), per_tensor=True),
+    Inner(VALUE, VALUE, tuple(range(30))),
+    Inner(VALUE, VALUE, (0,), per_tensor=True),
+    Inner(Row("params", P, "offset", 59), STEP, per_tensor=True),
+    Inner(FEW, FEW, tuple(range(44)), per_tensor=True),
+    SampleGram(),
+]
+
+
+@pytest.mark.parametrize(
+    ("width", "budget", "scratch", "blocks", "gathers"),
+    [
+        (262144, 2**30, 2**30, 1, True),
+        (200, 2**30, 2**20, 1, True),
+        (262144, 700_000, 2**18, 7, False),
+        (37, 500_000, 2**18, 2, True),
+    ],
+)
+def test_strips_and_time_blocks_cut_tensors_and_products_anywhere(
+    width, budget, scratch, blocks, gathers
+):
+    dense = long_run()
+    found, plan, _ = passed(dense, MANY_STEPS, width=width, budget=budget, scratch=scratch)
+    assert len(plan.blocks) == blocks
+    assert gathers == any(g is not None for block in plan.blocks for g in block.gathers)
+    agree(found, measure(dense, MANY_STEPS))
+
+
+def test_float32_products_are_added_up_in_float64(dense):
+    needs = [need for need in EVERYTHING if isinstance(need, (Inner, SampleGram))]
+    found, plan, _ = passed(dense, needs, precision="float32", width=8, budget=300_000)
+    assert plan.precision == "float32"
+    agree(found, measure(dense, needs), 1e-5)
+
+
+def test_tensors_that_join_late_count_from_their_first_row():
+    dense = run()
+    late = {"a": 4, "w1": 9}
+    first = {"params": late, "gradients": {n: -(-row // 2) for n, row in late.items()}}
+    for stream, rows in first.items():
+        named = dense.arrays[stream]
+        dense.arrays[stream] = {n: named[n] for n in sorted(named, key=lambda n: late.get(n, 0))}
+        for name, row in rows.items():
+            dense.arrays[stream][name][:row] = 0
+    needs = [
+        Inner(STEP, STEP, tuple(range(4)), per_tensor=True),
+        Inner(S, Y, (-1, 0, 1), per_tensor=True),
+        Inner(VALUE, VALUE, per_tensor=True),
+        Inner(Row("params", P, "offset", 0), STEP, per_tensor=True),
+        Inner(FROM_LAST, FROM_LAST, per_tensor=True),
+        SampleGram(),
+    ]
+    for options in ({}, {"width": 16, "budget": 150_000}):
+        found, _, _ = passed(dense, needs, first, **options)
+        other = measured(recorded(dense, first), needs).measurements
+        agree(found, other)
+        alone = found.per_tensor(STEP, STEP, 1)["w1"]
+        assert np.isnan(alone[:9]).all()
+        assert np.isfinite(alone[9:-2]).all()
+
+
+@pytest.mark.parametrize("width", [262144, 100])
+def test_what_is_not_finite_reaches_its_own_tensor_and_its_own_rows(width):
+    dense = long_run()
+    dense.arrays["params"]["t2"][7, 5] = np.nan
+    dense.arrays["params"]["t4"][11, 0] = np.inf
+    dense.arrays["params"]["t5"][11, 600] = -np.inf
+    dense.arrays["gradients"]["t7"][20, 63] = -np.inf
+    needs = [need for need in MANY_STEPS if isinstance(need, Inner)]
+    found, _, _ = passed(dense, needs, width=width, budget=900_000)
+    with np.errstate(invalid="ignore"):
+        expected = measure(dense, needs)
+        agree(found, expected)
+    norms = found.per_tensor(VALUE, VALUE)
+    assert np.isnan(norms["t2"][7])
+    assert norms["t4"][11] == norms["t5"][11] == np.inf
+    assert np.isfinite(np.delete(norms["t2"], 7)).all()
+    assert np.isfinite([norms[name] for name in ("t0", "t1", "t3", "t6", "t7")]).all()
+
+
+def test_what_is_summed_of_samples_stays_with_its_tensor_when_it_is_not_finite():
+    dense = long_run()
+    dense.arrays["gradient_samples"]["t3"][4, 100] = np.nan
+    found, _, _ = passed(dense, [SampleGram()])
+    traces = found.sample_grams[SampleGram()].tensors
+    assert np.isnan(traces["t3"][1])
+    assert np.isfinite(np.delete(traces["t3"], 1)).all()
+    assert np.isfinite([values for name, values in traces.items() if name != "t3"]).all()
+
+
+def test_every_bit_is_the_same_in_two_passes():
+    dense = long_run()
+    first, second = (passed(dense, MANY_STEPS, width=100, budget=700_000)[0] for _ in range(2))
+    for rows, band in first.bands.items():
+        assert band.total.tobytes() == second.bands[rows].total.tobytes()
+        for name, values in band.tensors.items():
+            assert values.tobytes() == second.bands[rows].tensors[name].tobytes()
+
+
+def test_without_room_for_products_per_tensor_the_sums_over_all_are_there(dense):
+    sizes = (3,) * 300
+    dense = long_run(rows=12, sizes=sizes)
+    needs = [Inner(STEP, STEP, (0, 2), per_tensor=True), Inner(VALUE, VALUE, per_tensor=True)]
+    found, plan, _ = passed(dense, needs, budget=160_000)
+    assert not plan.per_tensor
+    assert not found.per_tensor(VALUE, VALUE)
+    agree(found, measure(dense, needs))
+
+
+def asked(tensors, needs, columns=4096):
+    """Operations for a tile of so many columns in so many tensors, and how many kernels."""
+    generator = np.random.default_rng(6)
+    shapes = {f"t{number}": (columns // tensors,) for number in range(tensors)}
+    dense = Dense(
+        {"params": np.arange(12), "gradients": np.arange(12), "gradient_samples": np.arange(12)},
+        {
+            stream: {n: walk(generator, 12, s) for n, s in shapes.items()}
+            for stream in ("params", "gradients", "gradient_samples")
+        },
+    )
+    _, plan, machine = passed(dense, needs, scratch=2**30)
+    assert len(plan.strips) == len(plan.blocks) == machine.tiles == 1
+    assert plan.per_tensor
+    return machine.operations, machine.kernels
+
+
+def test_what_is_asked_for_a_tile_does_not_grow_with_the_number_of_tensors():
+    """A fourth more is the bound: where tensors are small a batch has fewer rows, and there is one
+    more, or two. Tensor by tensor there would be four kernels for each of seven products.
+    """
+    needs = [Inner(STEP, STEP, per_tensor=True), Inner(S, Y, (-1, 0, 1), per_tensor=True)]
+    needs += [Inner(VALUE, VALUE, per_tensor=True), SampleGram()]
+    operations, kernels = asked(4, needs)
+    for tensors in (64, 256, 1024):
+        more = asked(tensors, needs)
+        assert more[0] <= 1.25 * operations
+        assert more[1] <= 1.25 * kernels
+
+
+class Aloof(CountingMachine):
+    """A device whose numbers cannot be looked at, as if each look took for ever."""
+
+    def asked(self, operation, arguments):
+        super().asked(operation, arguments)
+        places = {leaf.device.type for leaf in tree_leaves(arguments) if torch.is_tensor(leaf)}
+        if operation.overloadpacket.__name__ not in {"copy_", "_to_copy", "lift_fresh", "detach"}:
+            assert places <= {"meta"}, operation
+
+
+def test_nothing_of_a_tile_comes_back_before_the_pass_is_over(dense):
+    """On a card, that would be to wait for all that is under way; PyTorch refuses it here."""
+    container = recorded(dense, width=64)
+    plan = plan_for(container, EVERYTHING, **{**CARD, "budget": 300_000, "scratch": 2**16})
+    assert len(plan.strips) > 1
+    machine = Aloof(plan.profile, "meta")
+    made = Pass(plan, plan.strips, container, machine, lambda done, total: None)
+    for strip in plan.strips:
+        for number, block in enumerate(plan.blocks):
+            work = tuple(made._work(region, number) for region in strip.regions)
+            tile = Tile(strip, block, tile_parts(strip, block), made.slots[0], work)
+            made.workers[0].multiply(tile, made.lanes[0], Event())
+    assert machine.counts["index_add_"] > len(plan.strips)
+    with pytest.raises(NotImplementedError, match="meta"):
+        made.lanes[0].conclude()

@@ -36,7 +36,12 @@ class Product:
         """The rows left_i and right_(i+lag) for a stretch of i."""
         left, right = stretch.start - self.origin[0], stretch.start + stretch.lag - self.origin[1]
         count = stretch.stop - stretch.start
-        return self.left[left : left + count], self.right[right : right + count]
+        return part(self.left, left, count), part(self.right, right, count)
+
+
+def part(rows: torch.Tensor, start: int, count: int) -> torch.Tensor:
+    """Some rows; where they are all, PyTorch is not asked for a view."""
+    return rows if count == len(rows) else rows[start : start + count]
 
 
 class NarrowBand:
@@ -55,7 +60,7 @@ class NarrowBand:
 
     def add(self, product: Product) -> None:
         """Add the products of a sub-block."""
-        left = product.left[self.start - product.origin[0] : self.stop - product.origin[0]]
+        left = part(product.left, self.start - product.origin[0], self.stop - self.start)
         right, width = product.right, product.right.shape[1]
         # The first and last windows reach beyond the sequence; the scratch memory around it has
         # a margin for that.
@@ -106,8 +111,8 @@ class WideBand:
     def add(self, product: Product) -> None:
         """Add the products of a sub-block."""
         for i, stop, j, after, sums in self.blocks:
-            left = product.left[i - product.origin[0] : stop - product.origin[0]]
-            right = product.right[j - product.origin[1] : after - product.origin[1]]
+            left = part(product.left, i - product.origin[0], stop - i)
+            right = part(product.right, j - product.origin[1], after - j)
             if left.dtype == sums.dtype:
                 sums.addmm_(left, right.T)
             else:

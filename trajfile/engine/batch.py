@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from trajfile.engine.band import part
 from trajfile.engine.columns import Region, Strip
 from trajfile.engine.device import Machine, Sum
 from trajfile.engine.families import Families, Family
@@ -50,7 +51,9 @@ class Batch:
         if self._used == self._most:
             self.flush()
         start, self._used = self._used, min(self._most, self._used + count)
-        return self._buffer[start : self._used, : self._cut.of.columns]
+        shape = self._used - start, self._cut.of.columns
+        first = self._buffer.storage_offset() + start * self._cut.of.width
+        return self._buffer.as_strided(shape, (self._cut.of.width, 1), first)
 
     def add(self, left: torch.Tensor, right: torch.Tensor) -> None:
         """Add the products of corresponding rows.
@@ -63,10 +66,7 @@ class Batch:
         while done < len(left):
             into = self.rows(len(left) - done)
             stop = done + len(into)
-            if stop - done == len(left):
-                torch.mul(left, right, out=into)
-            else:
-                torch.mul(left[done:stop], right[done:stop], out=into)
+            torch.mul(part(left, done, len(into)), part(right, done, len(into)), out=into)
             done = stop
 
     def add_up(self, left: torch.Tensor, right: torch.Tensor, sums: Sum) -> None:
@@ -77,19 +77,21 @@ class Batch:
             right: The same.
             sums: Shape (rows,), float64.
         """
-        self.flush()
-        for start in range(0, len(left), self._most):
-            some = slice(start, start + self._most)
-            count = len(left[some])
-            into = self._buffer[:count, : self._cut.of.columns]
-            torch.mul(left[some], right[some], out=into)
-            sums[some] += into.sum(1)
+        done = 0
+        while done < len(left):
+            into = self.rows(len(left) - done)
+            self._used -= len(into)  # they are of no use when they are summed
+            stop = done + len(into)
+            torch.mul(part(left, done, len(into)), part(right, done, len(into)), out=into)
+            some = sums[done:stop]
+            some += into.sum(1)
+            done = stop
 
     def flush(self) -> None:
         """Add what was formed to the sums."""
         if not self._used:
             return
-        buffer, cut = self._buffer[: self._used], self._cut
+        buffer, cut = part(self._buffer, 0, self._used), self._cut
         if not self._zeroed:
             self._buffer[:, cut.of.zero].zero_()
             self._zeroed = True
@@ -103,7 +105,7 @@ class Batch:
         result = buffer[:, cut.of.result : cut.of.result + cut.of.tensors]
         torch.index_select(buffer[:, : cut.of.result], 1, cut.last, out=result)
         # Rows are added to once each, so their order is of no consequence.
-        rows = self._targets[self._done : self._done + self._used]
+        rows = part(self._targets, self._done, self._used)
         self._sums.index_add_(0, rows, result)
         self._done, self._used = self._done + self._used, 0
 

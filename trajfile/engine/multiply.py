@@ -28,7 +28,7 @@ from trajfile.engine.products import Sums
 from trajfile.engine.rows import Sequence
 from trajfile.engine.schedule import PairWork, RegionWork, carried_rows
 from trajfile.engine.shape import WIDE_BAND
-from trajfile.engine.split import GROUP
+from trajfile.engine.split import even
 from trajfile.engine.staging import Part
 from trajfile.schema import GRADIENT_SAMPLES
 from trajfile.stopwatch import at
@@ -117,8 +117,8 @@ class Worker:
         if done and not tile.block.samples:
             return
         step = self.plan.columns
-        if self.batches is not None and step > GROUP:
-            step -= step % GROUP
+        if self.batches is not None:
+            step = even(columns[1] - columns[0], step)
         for start in range(columns[0], columns[1], step):
             some = start, min(start + step, columns[1])
             self.used = WIDE_BAND * (some[1] - some[0])  # the margin of `NarrowBand`

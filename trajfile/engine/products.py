@@ -63,11 +63,12 @@ class Sums:
 
     def merge(self, other: Sums) -> None:
         """Add the sums over other columns."""
-        for mine, theirs in zip(self.bands, other.bands, strict=True):
-            mine.merge(theirs)
-        for gram, added in zip(self.grams, other.grams, strict=True):
-            gram += added
-        self.means += other.means
+        with np.errstate(invalid="ignore"):  # inf - inf
+            for mine, theirs in zip(self.bands, other.bands, strict=True):
+                mine.merge(theirs)
+            for gram, added in zip(self.grams, other.grams, strict=True):
+                gram += added
+            self.means += other.means
         for name, values in other.traces.items():
             if name in self.traces:
                 self.traces[name] += values

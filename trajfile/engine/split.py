@@ -25,7 +25,7 @@ GROUP = 128
 #: Columns of a tensor beside its groups that are summed together.
 _EDGE = 8
 #: Sums of a tensor that are summed together.
-_FAN = 16
+_FAN = 32
 #: A row of the buffer is a multiple of this many numbers.
 _ALIGNED = 8
 
@@ -85,6 +85,21 @@ def split(bounds: Index) -> Split:
         The split.
     """
     return _Maker(bounds).make()
+
+
+def even(columns: int, most: int) -> int:
+    """How many columns to split at a time: as seldom as can be, in parts alike, of whole groups.
+
+    Args:
+        columns: How many there are.
+        most: How many can be split at a time.
+
+    Returns:
+        How many to split at a time; the last part may have fewer.
+    """
+    part = -(-columns // -(-columns // most))
+    whole = -(-part // GROUP) * GROUP
+    return whole if whole <= most else max(most - most % GROUP, min(part, most))
 
 
 class _Maker:
