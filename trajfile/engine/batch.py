@@ -35,6 +35,7 @@ class Batch:
         self._cut, self._sums, self._targets = cut, sums, targets
         width = cut.of.width
         self._most = len(room) // width
+        assert self._most, "the plan leaves room for some products"
         self._buffer = room[: self._most * width].view(self._most, width)
         self._used = self._done = 0
         self._zeroed = False

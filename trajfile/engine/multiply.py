@@ -15,23 +15,19 @@ import torch
 from trajfile.engine.arena import Arena
 from trajfile.engine.band import Product
 from trajfile.engine.batch import Batch, Batches
-from trajfile.engine.blocks import Block
-from trajfile.engine.columns import Region, Run, staged_dtype
-from trajfile.engine.device import Machine, Slot
+from trajfile.engine.columns import Region
+from trajfile.engine.device import Machine
 from trajfile.engine.families import Families
 from trajfile.engine.fetching import Fetch
+from trajfile.engine.forming import Former
 from trajfile.engine.fused import Fused
 from trajfile.engine.lanes import Held, Lane, Tile
 from trajfile.engine.matrices import Collector
 from trajfile.engine.plan import Plan
 from trajfile.engine.products import Sums
-from trajfile.engine.rows import Sequence
-from trajfile.engine.schedule import PairWork, RegionWork, carried_rows
-from trajfile.engine.shape import WIDE_BAND
+from trajfile.engine.schedule import PairWork, RegionWork
 from trajfile.engine.split import even
-from trajfile.engine.staging import Part
 from trajfile.schema import GRADIENT_SAMPLES
-from trajfile.stopwatch import at
 
 
 class Worker:
@@ -57,20 +53,10 @@ class Worker:
         fused: Fused | None = None,
         collector: Collector | None = None,
     ) -> None:
-        self.plan, self.machine, self.held, self.fused = plan, machine, held, fused
-        self.collector = collector
-        dtype = getattr(torch, plan.precision)
-        size = plan.scratch_elements
+        self.plan, self.machine, self.fused, self.collector = plan, machine, fused, collector
+        self.former = Former(plan, machine, held, arena)
+        self.scratch = self.former.scratch
         self.batches = None if families is None else Batches(machine, families)
-        self.indices: dict[tuple[Block, int], torch.Tensor] = {}
-        if arena is not None:
-            self.scratch = arena.take(size * dtype.itemsize).view(dtype)
-        elif self.batches is not None:  # products are float64
-            self.scratch64 = torch.zeros(size, dtype=torch.float64, device=machine.device)
-            self.scratch = self.scratch64.view(dtype)
-        else:
-            self.scratch = torch.zeros(size, dtype=dtype)
-        self.used = 0
 
     def multiply(self, tile: Tile, lane: Lane, stop: Event) -> None:
         """Take a lane's share of a tile.
@@ -121,39 +107,23 @@ class Worker:
             step = even(columns[1] - columns[0], step)
         for start in range(columns[0], columns[1], step):
             some = start, min(start + step, columns[1])
-            self.used = WIDE_BAND * (some[1] - some[0])  # the margin of `NarrowBand`
+            self.former.begin(some)
             if not done:
                 self._rows(tile, lane, region, work, some)
             self._samples(tile, lane, region, some)
 
-    def _take(self, rows: int, columns: int) -> torch.Tensor:
-        """The next free part of the scratch memory, shape (rows, columns)."""
-        start, self.used = self.used, self.used + rows * columns
-        assert self.used <= len(self.scratch), "the plan leaves room for all rows"
-        first = self.scratch.storage_offset() + start
-        return self.scratch.as_strided((rows, columns), (columns, 1), first)
-
-    def _left(self) -> torch.Tensor:
-        """What is free of the scratch memory, float64."""
-        used = self.used * self.scratch.itemsize
-        return self.scratch64[-(-used // 8) :]
-
     def _rows(
         self, tile: Tile, lane: Lane, region: Region, work: RegionWork, columns: tuple[int, int]
     ) -> None:
-        for reference, staged in enumerate(tile.block.references):
-            stream, _ = self.plan.rows.references[reference]
-            if stream in region.first_rows:
-                into = self.held.references[reference : reference + 1, columns[0] : columns[1]]
-                self._convert(tile, stream, (staged, 1, 1), columns, into)
-        windows = self._windows(tile, work, columns)
+        self.former.references(tile, region, columns)
+        windows = self.former.windows(tile, work, columns)
         formed = {
-            side: self._form(self.plan.rows.sequences[side], windows, columns)
+            side: self.former.form(self.plan.rows.sequences[side], windows, columns)
             for side in work.sequences
         }
         batch = None
         if self.batches is not None:
-            room = self._left()
+            room = self.former.left()
             batch = self.batches.products(lane, tile.strip, region, work, columns, room)
         for item in work.pairs:
             product = Product(formed[item.left], formed[item.right], item.origin, columns)
@@ -165,75 +135,7 @@ class Worker:
             self._runs(lane, item, product, batch)
         if batch is not None:
             batch.flush()
-        for track, window in windows.items():
-            carried = self.held.carried[track]
-            kept = min(len(carried), len(window))
-            if kept:
-                carried[len(carried) - kept :, columns[0] : columns[1]] = window[-kept:]
-
-    def _windows(
-        self, tile: Tile, work: RegionWork, columns: tuple[int, int]
-    ) -> dict[int, torch.Tensor]:
-        """For each track its carried and its new rows, in float64."""
-        block = tile.block
-        windows: dict[int, torch.Tensor] = {}
-        width = columns[1] - columns[0]
-        for track in work.tracks:
-            carried = carried_rows(self.plan, block, track)
-            new = block.upto[track] - block.before[track]
-            window = windows[track] = self._take(carried + new, width)
-            if carried:
-                window[:carried] = self.held.carried[track][-carried:, columns[0] : columns[1]]
-            gather = block.gathers[track]
-            if gather is not None and gather[0] in windows:
-                source = windows[gather[0]][carried_rows(self.plan, block, gather[0]) :]
-                if (block, track) not in self.indices:
-                    self.indices[block, track] = self.machine.index(gather[1])
-                index = self.indices[block, track]
-                torch.index_select(source, 0, index, out=window[carried:])
-                continue
-            stream = self.plan.rows.tracks[track].stream
-            for copy in block.copies[track]:
-                into = window[carried + copy.into : carried + copy.into + copy.rows]
-                if copy.held:
-                    into.copy_(self.held.references[copy.start, columns[0] : columns[1]])
-                else:
-                    source_rows = copy.start, copy.rows, copy.stride
-                    self._convert(tile, stream, source_rows, columns, into)
-        return windows
-
-    def _convert(
-        self,
-        tile: Tile,
-        stream: str,
-        rows: tuple[int, int, int],
-        columns: tuple[int, int],
-        into: torch.Tensor,
-    ) -> None:
-        """Convert staged rows (start, count, stride) of a stream into `into`."""
-        with at("copy"):
-            for part in tile.parts:
-                if part.stream == stream:
-                    for a, b in _overlap(part.run, columns):
-                        source = _staged(tile.slot, part, rows, (a, b))
-                        whole = (a, b) == columns
-                        (into if whole else into[:, a - columns[0] : b - columns[0]]).copy_(source)
-
-    def _form(
-        self, sequence: Sequence, windows: dict[int, torch.Tensor], columns: tuple[int, int]
-    ) -> torch.Tensor:
-        """The rows of a sequence within the window of its track."""
-        window = windows[sequence.track]
-        if sequence.form == "value":
-            return window
-        if sequence.form == "difference":
-            out = self._take(max(0, len(window) - 1), window.shape[1])
-            if len(out):
-                torch.sub(window[1:], window[:-1], out=out)
-            return out
-        out = self._take(*window.shape)
-        reference = self.held.references[sequence.reference, columns[0] : columns[1]]
-        return torch.sub(window, reference, out=out)
+        self.former.carry(windows, columns)
 
     def _tensors(self, lane: Lane, region: Region, work: PairWork, product: Product) -> None:
         """Add products tensor by tensor, each where it lies in the cache."""
@@ -265,19 +167,20 @@ class Worker:
         sums, first_row = lane.sums, region.first_rows.get(GRADIENT_SAMPLES)
         if first_row is None:
             return
-        rows = self.plan.layout.rows[GRADIENT_SAMPLES][tile.block.staged[GRADIENT_SAMPLES]]
-        there = [found for found in tile.block.samples if rows[found[1]] >= first_row]
+        recorded = self.plan.layout.rows[GRADIENT_SAMPLES][tile.block.staged[GRADIENT_SAMPLES]]
+        there = [found for found in tile.block.samples if recorded[found[1]] >= first_row]
         if not there:
             return
         width = columns[1] - columns[0]
-        room = self._take(max(stop - start for _, start, stop in there), width)
-        mean, batch = self._take(1, width), None
+        room = self.former.take(max(stop - start for _, start, stop in there), width)
+        mean, batch = self.former.take(1, width), None
         if self.batches is not None and self.plan.per_tensor:
-            first, left = there[0][0], self._left()
+            first, left = there[0][0], self.former.left()
             batch = self.batches.traces(lane, tile.strip, region, first, columns, left)
         for number, start, stop in there:
             samples = room[: stop - start]
-            self._convert(tile, GRADIENT_SAMPLES, (start, stop - start, 1), columns, samples)
+            rows = start, stop - start, 1
+            self.former.convert(tile, GRADIENT_SAMPLES, rows, columns, samples)
             torch.mean(samples, 0, keepdim=True, out=mean)
             samples -= mean
             gram = (samples @ samples.T).to(torch.float64)
@@ -307,26 +210,9 @@ class Worker:
             sums.traces[tensor][number] += self.machine.row_dots(own, own).sum()
 
 
-def _overlap(run: Run, columns: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    a, b = max(run.start, columns[0]), min(run.stop, columns[1])
-    if a < b:
-        yield a, b
-
-
 def _pieces(region: Region, columns: tuple[int, int]) -> Iterator[tuple[str, int, int]]:
     """The tensors within some columns of a region, and which columns are theirs."""
     for piece in region.between(*columns):
         a, b = max(piece.start, columns[0]), min(piece.stop, columns[1])
         if a < b:
             yield piece.tensor, a, b
-
-
-def _staged(
-    slot: Slot, part: Part, rows: tuple[int, int, int], columns: tuple[int, int]
-) -> torch.Tensor:
-    """Rows (start, count, stride) of a part of a tile on the device, and columns of the strip."""
-    dtype = getattr(torch, staged_dtype(part.run.lane))
-    numbers, width = slot.numbers(dtype), part.run.stop - part.run.start
-    first = part.offset // dtype.itemsize + rows[0] * width + columns[0] - part.run.start
-    shape = rows[1], columns[1] - columns[0]
-    return numbers.as_strided(shape, (rows[2] * width, 1), numbers.storage_offset() + first)

@@ -57,7 +57,7 @@ def band_bytes(rows: RowNeeds, block: int) -> int:
     """
     length = [len(rows.tracks[rows.sequences[pair.left].track].positions) for pair in rows.pairs]
     return sum(
-        8 * count * (len(pair.lags) + block)
+        8 * count * (len(pair.lags) + min(block, count))
         for count, pair in zip(length, rows.pairs, strict=True)
         if len(pair.lags) > 1
     )
