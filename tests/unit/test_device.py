@@ -28,10 +28,11 @@ from tests.unit.test_engine import (
     run,
     walk,
 )
-from trajfile.engine.lanes import Tile
+from trajfile.engine.lanes import Lane, Tile
 from trajfile.engine.needs import Inner, Row, SampleGram, Timeline
 from trajfile.engine.profiles import cuda_profile
 from trajfile.engine.running import Pass
+from trajfile.engine.sizes import band_bytes
 from trajfile.engine.staging import tile_parts
 from trajfile.engine.stream import run_pass
 
@@ -46,11 +47,12 @@ CARD = {
 }
 
 
-def passed(dense, needs, first_rows=None, precision=None, **options):
-    """One pass on a device; what it brought, its plan, and the machine."""
+def passed(dense, needs, first_rows=None, precision=None, kept=True, **options):
+    """One pass on a device, with sums per tensor or without; what it brought, plan and machine."""
     container = recorded(dense, first_rows, options.pop("width", 262144))
     plan = plan_for(container, needs, **{**CARD, **options})
     plan = replace(plan, precision=precision or plan.precision)
+    assert kept in {plan.per_tensor, None}
     machine = CountingMachine(plan.profile)
     result = run_pass(plan, container, machine)
     assert result.bytes_read == container.bytes_read == plan.bytes_to_read
@@ -123,7 +125,8 @@ MANY_STEPS = [
     Inner(VALUE, VALUE, tuple(range(30))),
     Inner(VALUE, VALUE, (0,), per_tensor=True),
     Inner(Row("params", P, "offset", 59), STEP, per_tensor=True),
-    Inner(FEW, FEW, tuple(range(44)), per_tensor=True),
+    Inner(FEW, FEW, tuple(range(44))),
+    Inner(FEW, FEW, (0,), per_tensor=True),
     SampleGram(),
 ]
 
@@ -180,15 +183,15 @@ def test_tensors_that_join_late_count_from_their_first_row():
         assert np.isfinite(alone[9:-2]).all()
 
 
-@pytest.mark.parametrize("width", [262144, 100])
-def test_what_is_not_finite_reaches_its_own_tensor_and_its_own_rows(width):
+@pytest.mark.parametrize(("width", "budget"), [(262144, 600_000), (100, 2**30)])
+def test_what_is_not_finite_reaches_its_own_tensor_and_its_own_rows(width, budget):
     dense = long_run()
     dense.arrays["params"]["t2"][7, 5] = np.nan
     dense.arrays["params"]["t4"][11, 0] = np.inf
     dense.arrays["params"]["t5"][11, 600] = -np.inf
     dense.arrays["gradients"]["t7"][20, 63] = -np.inf
     needs = [need for need in MANY_STEPS if isinstance(need, Inner)]
-    found, _, _ = passed(dense, needs, width=width, budget=900_000)
+    found, _, _ = passed(dense, needs, width=width, budget=budget)
     with np.errstate(invalid="ignore"):
         expected = measure(dense, needs)
         agree(found, expected)
@@ -211,7 +214,7 @@ def test_what_is_summed_of_samples_stays_with_its_tensor_when_it_is_not_finite()
 
 def test_every_bit_is_the_same_in_two_passes():
     dense = long_run()
-    first, second = (passed(dense, MANY_STEPS, width=100, budget=700_000)[0] for _ in range(2))
+    first, second = (passed(dense, MANY_STEPS, budget=600_000)[0] for _ in range(2))
     for rows, band in first.bands.items():
         assert band.total.tobytes() == second.bands[rows].total.tobytes()
         for name, values in band.tensors.items():
@@ -222,10 +225,33 @@ def test_without_room_for_products_per_tensor_the_sums_over_all_are_there(dense)
     sizes = (3,) * 300
     dense = long_run(rows=12, sizes=sizes)
     needs = [Inner(STEP, STEP, (0, 2), per_tensor=True), Inner(VALUE, VALUE, per_tensor=True)]
-    found, plan, _ = passed(dense, needs, budget=160_000)
-    assert not plan.per_tensor
+    found, plan, _ = passed(dense, needs, kept=False, budget=160_000)
+    assert plan.strips
     assert not found.per_tensor(VALUE, VALUE)
     agree(found, measure(dense, needs))
+
+
+def test_sums_of_runs_of_lags_take_no_more_than_was_planned(monkeypatch):
+    """Blocks and regions each have their own; they are added up when there are too many."""
+    dense = long_run()
+    first = {s: {f"t{n}": 6 * n for n in range(8)} for s in ("params", "gradients")}
+    for stream, rows in first.items():
+        for name, row in rows.items():
+            dense.arrays[stream][name][:row] = 0
+    needs = [Inner(S, Y, tuple(range(-9, 10))), Inner(STEP, STEP, tuple(range(30)))]
+    band, held = Lane.band, []
+
+    def noted(lane, pair, run):
+        found = band(lane, pair, run)
+        held.append(sum(made.nbytes for _, made in lane._bands.values()))
+        return found
+
+    monkeypatch.setattr(Lane, "band", noted)
+    found, plan, _ = passed(dense, needs, first, budget=400_000)
+    assert len(plan.blocks) > 1
+    assert len(held) > 0
+    assert max(held) <= band_bytes(plan.rows, plan.profile.band_block)
+    agree(found, measured(recorded(dense, first), needs).measurements)
 
 
 def asked(tensors, needs, columns=4096):
@@ -268,18 +294,22 @@ class Aloof(CountingMachine):
             assert places <= {"meta"}, operation
 
 
-def test_nothing_of_a_tile_comes_back_before_the_pass_is_over(dense):
+@pytest.mark.parametrize(
+    ("made", "needs", "width", "budget"),
+    [(run, EVERYTHING, 64, 300_000), (long_run, MANY_STEPS, 37, 360_000)],
+)
+def test_nothing_of_a_tile_comes_back_before_the_pass_is_over(made, needs, width, budget):
     """On a card, that would be to wait for all that is under way; PyTorch refuses it here."""
-    container = recorded(dense, width=64)
-    plan = plan_for(container, EVERYTHING, **{**CARD, "budget": 300_000, "scratch": 2**16})
+    container = recorded(made(), width=width)
+    plan = plan_for(container, needs, **{**CARD, "budget": budget, "scratch": 2**16})
     assert len(plan.strips) > 1
     machine = Aloof(plan.profile, "meta")
-    made = Pass(plan, plan.strips, container, machine, lambda done, total: None)
+    whole = Pass(plan, plan.strips, container, machine, lambda done, total: None)
     for strip in plan.strips:
         for number, block in enumerate(plan.blocks):
-            work = tuple(made._work(region, number) for region in strip.regions)
-            tile = Tile(strip, block, tile_parts(strip, block), made.slots[0], work)
-            made.workers[0].multiply(tile, made.lanes[0], Event())
+            work = tuple(whole._work(region, number) for region in strip.regions)
+            tile = Tile(strip, block, tile_parts(strip, block), whole.slots[0], work)
+            whole.workers[0].multiply(tile, whole.lanes[0], Event())
     assert machine.counts["index_add_"] > len(plan.strips)
     with pytest.raises(NotImplementedError, match="meta"):
-        made.lanes[0].conclude()
+        whole.lanes[0].conclude()
