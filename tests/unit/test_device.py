@@ -194,7 +194,8 @@ def test_what_is_not_finite_reaches_its_own_tensor_and_its_own_rows(width, budge
     found, _, _ = passed(dense, needs, width=width, budget=budget)
     with np.errstate(invalid="ignore"):
         expected = measure(dense, needs)
-        agree(found, expected)
+    agree(found, expected)
+    agree(measured(recorded(dense, width=width), needs).measurements, expected)
     norms = found.per_tensor(VALUE, VALUE)
     assert np.isnan(norms["t2"][7])
     assert norms["t4"][11] == norms["t5"][11] == np.inf

@@ -81,7 +81,8 @@ class NarrowBand:
         """Add what was asked for, and nothing else, to a sum of shape (rows, lags)."""
         for number, stretch in enumerate(self.run):
             part = slice(stretch.start - self.start, stretch.stop - self.start)
-            total[stretch.start : stretch.stop, stretch.column] += self.sums[part, number]
+            asked = total[stretch.start : stretch.stop, stretch.column]
+            asked += self.sums[part, number]
 
 
 class WideBand:
@@ -133,7 +134,8 @@ class WideBand:
                 if a < b:
                     diagonal = dense.diagonal(stretch.lag + i - j)
                     skipped = min(a - i, a + stretch.lag - j)
-                    total[a:b, stretch.column] += diagonal[skipped : skipped + b - a]
+                    asked = total[a:b, stretch.column]
+                    asked += diagonal[skipped : skipped + b - a]
 
 
 def new_band(run: tuple[Stretch, ...], machine: Machine, block: int) -> NarrowBand | WideBand:

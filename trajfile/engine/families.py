@@ -53,8 +53,7 @@ class Family:
             plan: The plan.
             sums: To which they are added, NumPy arrays; it has none of these tensors yet.
         """
-        with np.errstate(invalid="ignore"):  # inf - inf
-            together = values.sum(1)
+        together = values.sum(1)
         own = np.ascontiguousarray(values.T)
         for number, (first, rows, lags) in self.pairs.items():
             pair, band = plan.rows.pairs[number], sums.bands[number]

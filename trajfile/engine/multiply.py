@@ -1,7 +1,8 @@
 """Products within a tile: rows converted, their differences, and the sums of both's products.
 
-A lane's columns are taken in sub-blocks small enough to stay in cache. In each, the rows of every
-track are converted, then subtracted, then multiplied: never the other way round.
+A lane's columns are taken in sub-blocks: small enough to stay in cache, or on a device as wide as
+memory allows. In each, the rows of every track are converted, then subtracted, then multiplied:
+never the other way round.
 """
 
 from __future__ import annotations

@@ -279,7 +279,8 @@ class Pass:
             + self.collector.nbytes
         )
         self.slots.clear()
-        first, *others = [lane.conclude() for lane in self.lanes]
+        with np.errstate(invalid="ignore"):  # inf - inf
+            first, *others = [lane.conclude() for lane in self.lanes]
         for sums in others:
             first.merge(sums)
         precision = ", float32 products" if self.plan.precision == "float32" else ""
