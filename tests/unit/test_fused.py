@@ -131,6 +131,8 @@ def test_instructions_find_the_rows_that_they_name_and_form_each_product_once(mo
                 rows = code[tables.ROWS : tables.ROWS + count]
                 formed = [rows[place] for place in into]
                 inputs = [row for place, row in enumerate(rows) if place not in into]
+                # Of rows that overlap, the loops take number by number.
+                assert len({int(program.scratch[row]) for row in formed}) == len(formed)
                 own = code[tables.SUMS : tables.SUMS + tables.MOST_SUMS]
                 sums += own[own >= 0].tolist()
             for row in inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +10,9 @@ import pytest
 
 from tests.recorded import plan_for, recorded
 from tests.twin import Dense
-from tests.unit.test_engine import EVERYTHING, SHAPES, walk
+from tests.unit.test_engine import EVERYTHING, SHAPES, STEP, P, walk
 from trajfile.engine import frames, phases, tables
-from trajfile.engine.needs import Inner
+from trajfile.engine.needs import Inner, Row
 from trajfile.engine.phases import cut_phases, staged_rows
 from trajfile.engine.plan import Plan
 from trajfile.engine.program import Program, make_program
@@ -20,9 +20,12 @@ from trajfile.engine.schedule import active_pairs, carried_rows, schedule
 from trajfile.engine.totals import totals_layout
 
 NEEDS = [need for need in EVERYTHING if isinstance(need, Inner)]
+#: Nothing but these wants the first row for long.
+FROM_FIRST = Row("params", P, "offset", 0)
+FIRST = [Inner(FROM_FIRST, FROM_FIRST, per_tensor=True), Inner(STEP, STEP)]
 
 
-def a_plan(budget: int, rows: int = 43) -> Plan:
+def a_plan(budget: int, rows: int = 43, needs: Sequence[Inner] = NEEDS) -> Plan:
     generator = np.random.default_rng(3)
     steps = 2 * np.arange(rows)
     dense = Dense(
@@ -32,17 +35,17 @@ def a_plan(budget: int, rows: int = 43) -> Plan:
             "gradients": {n: walk(generator, len(steps[::2]), s) for n, s in SHAPES.items()},
         },
     )
-    plan = plan_for(recorded(dense), NEEDS, budget=budget, workers=1)
+    plan = plan_for(recorded(dense), needs, budget=budget, workers=1)
     return replace(plan, precision="float32")
 
 
-def programs(plan: Plan) -> Iterator[tuple[object, Program]]:
+def programs(plan: Plan) -> Iterator[tuple[object, frozenset[str], Program]]:
     layout = totals_layout(plan)
     for block in plan.blocks:
         for active in {active_pairs(plan, r) for strip in plan.strips for r in strip.regions}:
             for halves in (frozenset(), frozenset({"params"})):
                 work = schedule(plan, block, active)
-                yield block, make_program(plan, block, work, halves, layout)
+                yield block, halves, make_program(plan, block, work, halves, layout)
 
 
 def named(instruction: np.ndarray) -> set[int]:
@@ -73,16 +76,16 @@ BAND = ("LEFT", "RIGHT", "START", "STOP", "FIRST_LAG", "LAGS", "RIGHT_FIRST", "R
 
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 8, 1000])
-@pytest.mark.parametrize("budget", [2**30, 120_000])
+@pytest.mark.parametrize(("budget", "needs"), [(2**30, NEEDS), (120_000, NEEDS), (2**30, FIRST)])
 def test_rows_are_there_when_they_are_wanted(
-    at_a_time: int, budget: int, monkeypatch: pytest.MonkeyPatch
+    at_a_time: int, budget: int, needs: list[Inner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(phases, "PHASE_ROWS", at_a_time)
-    plan = a_plan(budget)
+    plan = a_plan(budget, needs=needs)
     assert (len(plan.blocks) > 1) == (budget < 2**30)
     fewer = 0
-    for block, program in programs(plan):
-        streams = {"params", "gradients"}
+    for block, halves, program in programs(plan):
+        streams = set(block.staged)
         cut = cut_phases(plan, block, program, streams)
         numbers = list(block.staged)
         recorded_at = {
@@ -90,6 +93,12 @@ def test_rows_are_there_when_they_are_wanted(
             for stream, rows, staged in staged_rows(plan, block, program)
             for row, number in zip(rows.tolist(), staged.tolist(), strict=True)
         }
+        for reference, row in enumerate(block.references):
+            stream, _ = plan.rows.references[reference]
+            lasting = len(plan.blocks) > 1 or stream in halves
+            assert program.copied[reference] == lasting
+            if not lasting:
+                recorded_at[reference] = stream, row
         held: dict[tuple[str, int], int] = {}
         seen = []
         copied = False
@@ -147,7 +156,7 @@ def test_rows_that_nothing_wants_are_given_up_at_once(monkeypatch: pytest.Monkey
 def test_a_frame_keeps_rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "PHASE_ROWS", 5)
     plan = a_plan(2**30)
-    for block, program in programs(plan):
+    for block, _, program in programs(plan):
         cut = cut_phases(plan, block, program, ["params", "gradients"])
         dtypes = {"params": "bfloat16", "gradients": "float32"}
         for room in (2**16, 2**20, 2**24):

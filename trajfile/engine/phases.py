@@ -95,10 +95,12 @@ def cut_phases(plan: Plan, block: Block, program: Program, streams: Iterable[str
     for stream, rows, staged in staged_rows(plan, block, program):
         np.minimum.at(first, begin[stream] + staged, first_use[rows])
         np.maximum.at(last, begin[stream] + staged, last_use[rows])
-    for (stream, _), row in zip(plan.rows.references, block.references, strict=False):
+    for reference, row in enumerate(block.references):
+        stream, _ = plan.rows.references[reference]
         if stream in begin:
-            first[begin[stream] + row] = -1  # copied before the first instruction
-            last[begin[stream] + row] = max(0, last[begin[stream] + row])
+            wanted = 0 if program.copied[reference] else last_use[reference]
+            first[begin[stream] + row] = -1  # before the first instruction
+            last[begin[stream] + row] = max(wanted, last[begin[stream] + row])
     for stream, count in zip(here, counts, strict=True):
         own = slice(begin[stream], begin[stream] + count)
         _fill(first[own], end)

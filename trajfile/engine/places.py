@@ -107,6 +107,9 @@ def place_rows(
         stream, _ = plan.rows.references[reference]
         if stream in parts:
             place, halves = found(stream, np.array([row], np.int64))
+            if not program.copied[reference]:
+                base[reference], within[reference] = place[0], _FLOATS
+                continue
             before.append((program.rows + len(extra), int(base[reference])))
             extra.append((int(place[0]), halves))
     for stream, here, staged in staged_rows(plan, block, program):
@@ -122,6 +125,7 @@ def place_rows(
         for copy in block.copies[track]:
             if copy.held:
                 base[first + carried + copy.into] = base[copy.start]
+                within[first + carried + copy.into] = within[copy.start]
         for back in range(min(len(kept), count), 0, -1):
             after.append((first + count - back, begin + (len(kept) - back) * held.width))
     formed = np.flatnonzero(program.scratch >= 0)

@@ -32,6 +32,8 @@ class Program:
 
     Attributes:
         tracks: For each track of the region its first row in the table of rows and its rows.
+        copied: For each reference row whether it is copied when it is read: as float32, or because
+            later blocks want it too. Otherwise it is used where it was read to.
         rows: How many rows the table has, formed ones included; the reference rows come first.
         scratch: For each row its number among the scratch rows; -1 if it is not formed.
         scratch_rows: Scratch rows in all.
@@ -42,6 +44,7 @@ class Program:
     """
 
     tracks: dict[int, tuple[int, int]]
+    copied: tuple[bool, ...]
     rows: int
     scratch: Index
     scratch_rows: int
@@ -108,6 +111,8 @@ class _Maker:
         layout: TotalsLayout,
     ) -> None:
         self.plan, self.block, self.work = plan, block, work
+        later = len(plan.blocks) > 1
+        self.copied = tuple(later or stream in halves for stream, _ in plan.rows.references)
         self.own, self.own_size = own_layout(plan, work)
         self.groups = group(plan, work, layout, self.own)
         self.rows = len(plan.rows.references)  # these come first
@@ -128,7 +133,8 @@ class _Maker:
 
     def make(self) -> Program:
         needed = self.groups.formed(self.plan.rows.sequences)
-        spare = self._new(_Rows(0, 1, 0))
+        # One for each of two rows: loops go number by number where they write to overlapping rows.
+        spare = self._new(_Rows(0, 1, 0)), self._new(_Rows(0, 1, 0))
         for advance in self.groups.advances:
             self._advance(advance, needed, spare)
         for number in sorted(needed - self.sequences.keys()):
@@ -148,6 +154,7 @@ class _Maker:
         scratch, used = rings(code, self.rows, formed)
         return Program(
             tracks={track: (rows.first, rows.count) for track, rows in self.tracks.items()},
+            copied=self.copied,
             rows=self.rows,
             scratch=scratch,
             scratch_rows=used,
@@ -219,13 +226,16 @@ class _Maker:
             reference = np.full(count, sequence.reference)
             self._write(t.SUBTRACT, [value.at(i), reference, made.at(i)], into=[2])
 
-    def _advance(self, advance: Advance, needed: set[int], spare: _Rows) -> None:
+    def _advance(self, advance: Advance, needed: set[int], spare: tuple[_Rows, _Rows]) -> None:
         tracks = [advance.track] if advance.other is None else [advance.track, advance.other]
         values = [self.values[track] for track in tracks]
         i = np.arange(
             min(rows.origin for rows in values), max(rows.origin + rows.count for rows in values)
         )
-        into = [self._differences(track, needed, spare, i) for track in tracks]
+        into = [
+            self._differences(track, needed, aside, i)
+            for track, aside in zip(tracks, spare, strict=False)
+        ]
         # Without a reference, any row will do; what comes of it is not asked for.
         first, second = (
             np.full(len(i), r) if r >= 0 else values[0].at(i)
