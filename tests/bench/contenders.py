@@ -75,11 +75,10 @@ def h5py_tensors(path: Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        params, gradients = file["params"], file["gradients"]
-        names = list(params)
+        params, gradients = (dict(file[kind]) for kind in ("params", "gradients"))
         _five(
-            ({n: params[n][k] for n in names}, {n: gradients[n][k] for n in names})
-            for k in range(len(params[names[0]]))
+            tuple({name: lane[k] for name, lane in kind.items()} for kind in (params, gradients))
+            for k in range(len(next(iter(params.values()))))
         )
 
 
@@ -171,11 +170,12 @@ def _chunks(path: Path) -> tuple[list[tuple[bytes, int]], int]:
         with h5py.File(path, "r") as file:
             for stream in ("params", "gradients"):
                 lane = _lane(file[f"streams/{stream}"])
-                size = int(np.prod(lane.chunks)) * lane.dtype.itemsize
+                item = lane.id.get_type().get_size()  # h5py shows bfloat16 as float32
+                size = int(np.prod(lane.chunks)) * item
                 for number in range(lane.id.get_num_chunks()):
                     place = lane.id.get_chunk_info(number).chunk_offset
                     kept.append((lane.id.read_direct_chunk(place)[1][:-4], size))
-        _kept[path] = kept, lane.dtype.itemsize
+        _kept[path] = kept, item
     return _kept[path]
 
 

@@ -34,7 +34,7 @@ from trajfile.engine.profiles import cuda_profile
 from trajfile.engine.running import Pass
 from trajfile.engine.sizes import band_bytes
 from trajfile.engine.staging import tile_parts
-from trajfile.engine.stream import run_pass
+from trajfile.engine.stream import conclude_pass, run_part, run_pass
 
 #: Tiles as for a card; on a card itself, tests/unit/test_cuda.py asks for the same.
 CARD = {
@@ -155,6 +155,43 @@ def test_float32_products_are_added_up_in_float64(dense):
     found, plan, _ = passed(dense, needs, precision="float32", width=8, budget=300_000)
     assert plan.precision == "float32"
     agree(found, measure(dense, needs), 1e-5)
+
+
+def test_many_float32_products_lose_nothing_when_they_are_added_up():
+    """Of 300,000 numbers near one, added up in float32, the fifth digit would be wrong."""
+    rows = 1 + np.random.default_rng(2).random((3, 300_000), np.float32)
+    dense = Dense({"params": np.arange(3)}, {"params": {"a": rows, "b": rows[:, :7]}})
+    found, plan, _ = passed(dense, [Inner(VALUE, VALUE, per_tensor=True)], precision="float32")
+    assert plan.precision == "float32"
+    exact = (rows * rows).astype(np.float64).sum(1)  # of products as they are in float32
+    np.testing.assert_allclose(found.bands[VALUE, VALUE].tensors["a"][:, 0], exact, 1e-12)
+
+
+def test_a_tensor_that_no_sample_holds_has_no_part_in_them():
+    dense = run()
+    sampled = dense.arrays["gradient_samples"]
+    last = list(sampled)[-1]
+    joined = len(dense.steps["gradient_samples"])
+    sampled[last][:] = 0
+    found, _, _ = passed(dense, [SampleGram()], {"gradient_samples": {last: joined}})
+    container = recorded(dense, {"gradient_samples": {last: joined}})
+    other = measured(container, [SampleGram()]).measurements
+    assert last not in other.sample_grams[SampleGram()].tensors
+    parts = found.sample_grams[SampleGram()].tensors
+    assert parts.keys() == other.sample_grams[SampleGram()].tensors.keys()
+
+
+def test_strips_may_come_in_any_order():
+    dense = long_run()
+    container = recorded(dense, width=200)
+    needs = [Inner(VALUE, STEP, per_tensor=True)]
+    plan = plan_for(container, needs, **CARD, budget=100_000)
+    machine = CountingMachine(plan.profile)
+    assert len(plan.strips) > 3
+    for order in (plan.strips, plan.strips[::-1], (*plan.strips[1::2], *plan.strips[::2])):
+        part = run_part(plan, order, recorded(dense, width=200), machine)
+        found = conclude_pass(plan, [part], machine.device).measurements
+        agree(found, measure(dense, needs))
 
 
 def test_tensors_that_join_late_count_from_their_first_row():

@@ -35,7 +35,8 @@ class Batch:
         self._cut, self._sums, self._targets = cut, sums, targets
         width = cut.of.width
         self._most = len(room) // width
-        assert self._most, "the plan leaves room for some products"
+        if not self._most:
+            raise MemoryError("the pass takes more memory than was planned")
         self._buffer = room[: self._most * width].view(self._most, width)
         self._used = self._done = 0
         self._zeroed = False
@@ -192,6 +193,7 @@ class Batches:
         """
         family = self._families.of(region)
         assert family.traces is not None
+        family.sampled = True
         if family not in self._traces:
             rows = np.arange(family.traces, family.rows)
             self._traces[family] = self._machine.index(rows)

@@ -29,12 +29,14 @@ class Family:
         rows: Rows of the array.
         traces: The first row of the parts in the traces of sample Grams; None without them.
         tensors: The column of each tensor, those of a region one after another.
+        sampled: Whether any sample was met that holds them.
     """
 
     pairs: dict[int, tuple[int, int, int]]
     rows: int
     traces: int | None
     tensors: dict[str, int] = field(default_factory=dict)
+    sampled: bool = False
 
     def targets(self, work: RegionWork) -> Index:
         """The rows of all products per tensor of a region during a block, in their order."""
@@ -62,7 +64,7 @@ class Family:
             band.total[:, columns] += together[first:stop].reshape(rows, lags)
             for tensor, column in self.tensors.items():
                 band.tensors[tensor] = own[column, first:stop].reshape(rows, lags)
-        if self.traces is not None:
+        if self.traces is not None and self.sampled:
             for tensor, column in self.tensors.items():
                 sums.traces[tensor] = own[column, self.traces :]
 
@@ -72,13 +74,14 @@ class Families:
 
     Args:
         plan: The plan.
-        strips: The strips.
+        strips: The strips, in any order.
     """
 
     def __init__(self, plan: Plan, strips: Iterable[Strip]) -> None:
         self._plan = plan
         self._found: dict[tuple[tuple[str, int], ...], Family] = {}
-        for strip in strips:
+        place = {id(strip): number for number, strip in enumerate(plan.strips)}
+        for strip in sorted(strips, key=lambda strip: place[id(strip)]):
             for region in strip.regions:
                 tensors = self.of(region).tensors
                 for piece in region.pieces:

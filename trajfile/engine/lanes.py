@@ -177,4 +177,5 @@ class Lane:
     @property
     def nbytes(self) -> int:
         """Bytes held of sums."""
-        return self.sums.nbytes + sum(int(values.nbytes) for values in self._own.values())
+        own = sum(int(values.nbytes) for values in self._own.values())
+        return self.sums.nbytes + own + sum(band.nbytes for _, band in self._bands.values())

@@ -189,7 +189,9 @@ class Worker:
             held += gram if isinstance(held, torch.Tensor) else gram.numpy()
             means += self.machine.row_dots(mean, mean)
             if batch is not None:
-                torch.sum(samples.mul_(samples), 0, keepdim=True, out=batch.rows(1))
+                # In their own precision: PyTorch would convert all of them first.
+                torch.sum(samples.mul_(samples), 0, keepdim=True, out=mean)
+                batch.rows(1).copy_(mean)
             elif self.plan.per_tensor:
                 self._traces(sums, number, region, columns, samples)
         if batch is not None:

@@ -19,7 +19,7 @@ from trajfile.engine.header import Header
 from trajfile.engine.matrices import affordable_layers
 from trajfile.engine.needs import LayerPair, Need
 from trajfile.engine.rows import RowNeeds, reduce_needs
-from trajfile.engine.shape import Layout, Profile, Shaper
+from trajfile.engine.shape import Layout, Profile, Shaper, index_bytes
 from trajfile.engine.sizes import matrix_bytes, slot_bytes, tensor_bytes, total_bytes
 from trajfile.errors import ResourceError
 
@@ -251,6 +251,7 @@ def _plan(
             "tiles": slot_bytes(strips, blocks) * profile.slots,
             "scratch": shape.scratch if strips else 0,
             "carried rows": widest * 8 * (sum(carries) + len(rows.references)),
+            **({"indices": widest * index_bytes(profile)} if profile.batched else {}),
             **fixed,
         },
         budget=budget,

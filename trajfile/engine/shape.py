@@ -37,6 +37,9 @@ LEAST_COLUMNS = 16
 WIDE_BAND = 24
 #: Rows of such a block on the processor.
 BAND_BLOCK = 16
+#: Bytes a column of the indices by which a device adds products up tensor by tensor, at most: of
+#: tensors of nine elements.
+INDEX_BYTES = 48
 #: Each part of a tile starts at a multiple of this many bytes.
 ALIGNMENT = 64
 
@@ -101,6 +104,11 @@ class Shape:
     columns: int
     scratch: int
     cost: float
+
+
+def index_bytes(profile: Profile) -> int:
+    """Bytes of indices for each column of a strip, and each worker."""
+    return INDEX_BYTES * profile.workers if profile.batched else 0
 
 
 class Shaper:
@@ -210,8 +218,9 @@ class Shaper:
         return max(self.lanes, self.profile.workers) * columns * window * 8
 
     def held(self, width: int, *, carried: bool) -> int:
-        """Bytes of the rows that outlive a block."""
-        return width * 8 * (len(self.rows.references) + (sum(self.carries) if carried else 0))
+        """Bytes of what outlives a block: rows, and a device's indices."""
+        rows = len(self.rows.references) + (sum(self.carries) if carried else 0)
+        return width * (8 * rows + index_bytes(self.profile))
 
     def shape(self, width: int) -> Shape | None:
         """The shape for one width: one block if it fits, else several; None if neither does."""
@@ -240,12 +249,12 @@ class Shaper:
         spans = list(pairwise(cuts))
         window = max(self.window(*span, carried=carried) for span in spans)
         left = room - self.profile.slots * max(self.tile(width, *span) for span in spans)
-        room = min(self.profile.scratch, left // max(self.lanes, self.profile.workers)) // 8
+        free = min(self.profile.scratch, left // max(self.lanes, self.profile.workers)) // 8
         rows = window + min(self.products + self.products // 8, window + window // 2)
-        columns = max(min(width, LEAST_COLUMNS), min(width, room // rows))
+        columns = max(min(width, LEAST_COLUMNS), min(width, free // rows))
         again = sum(self.carries) * (len(cuts) - 2) / max(1, int(self.rows_before[-1]))
         cost = max(1.0, self.chunk / width) + again
-        scratch = self.profile.workers * columns * max(window, min(rows, room // columns)) * 8
+        scratch = self.profile.workers * columns * max(window, min(rows, free // columns)) * 8
         return Shape(width, cuts, self.units, columns, scratch, cost)
 
     def _least(self) -> int:
