@@ -86,7 +86,7 @@ def test_a_card_with_too_little_memory_is_one_clear_error(dense):
     total = torch.cuda.get_device_properties(0).total_memory
     container = recorded(dense)
     plan = plan_for(
-        container, EVERYTHING, budget=2**30, workers=1, slots=4, device=machine.profile.device
+        container, EVERYTHING, budget=2**30, **{**CARD, "device": machine.profile.device}
     )
     torch.cuda.set_per_process_memory_fraction(1.0 * 2**16 / total)
     try:
