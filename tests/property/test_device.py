@@ -20,7 +20,6 @@ def test_any_tiling_and_any_memory_gives_the_answer_of_the_twin(data):
         "lanes": data.draw(st.sampled_from([1, 4])),
         "budget": data.draw(st.sampled_from([2**30, 100_000, 40_000, 20_000])),
         "scratch": data.draw(st.sampled_from([2**20, 2**10])),
-        "batched": data.draw(st.booleans()),
     }
     try:
         found, _, _ = passed(dense, needs, kept=None, **options)

@@ -72,11 +72,11 @@ def expected(dense):
     return measure(dense, EVERYTHING)
 
 
-@pytest.mark.parametrize("batched", [True, False], ids=["products at once", "few at a time"])
+@pytest.mark.parametrize("scratch", [2**30, 2**10], ids=["products at once", "few at a time"])
 @pytest.mark.parametrize("width", [262144, 8, 3])
 @pytest.mark.parametrize("budget", [2**30, 300_000, 200_000])
-def test_every_need_is_what_the_dense_twin_says(dense, expected, width, budget, batched):
-    found, _, _ = passed(dense, EVERYTHING, width=width, budget=budget, batched=batched)
+def test_every_need_is_what_the_dense_twin_says(dense, expected, width, budget, scratch):
+    found, _, _ = passed(dense, EVERYTHING, width=width, budget=budget, scratch=scratch)
     agree(found, expected)
 
 

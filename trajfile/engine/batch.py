@@ -142,54 +142,30 @@ class Batches:
         self._targets: dict[tuple[RegionWork, Family], torch.Tensor] = {}
         self._traces: dict[Family, torch.Tensor] = {}
 
-    def products(
-        self,
-        lane: Lane,
-        strip: Strip,
-        region: Region,
-        work: RegionWork,
-        columns: tuple[int, int],
-        room: torch.Tensor,
-    ) -> Batch:
-        """A batch for the products per tensor of a region during a block.
+    def products(self, region: Region, work: RegionWork) -> torch.Tensor:
+        """Where the products per tensor of a region during a block are added, in their order.
 
         Args:
-            lane: Whose sums are added to.
-            strip: The strip.
             region: The region.
-            work: What is formed; products are to be added in this order.
-            columns: Some columns of the region.
-            room: Scratch memory, float64.
+            work: What is formed in it.
 
         Returns:
-            The batch.
+            Rows of the sums of the region's family.
         """
         family = self._families.of(region)
         if (work, family) not in self._targets:
             self._targets[work, family] = self._machine.index(family.targets(work))
-        return self._batch(lane, strip, region, columns, room, self._targets[work, family])
+        return self._targets[work, family]
 
-    def traces(
-        self,
-        lane: Lane,
-        strip: Strip,
-        region: Region,
-        first: int,
-        columns: tuple[int, int],
-        room: torch.Tensor,
-    ) -> Batch:
-        """A batch for each tensor's part in the traces of sample Grams.
+    def traces(self, region: Region, first: int) -> torch.Tensor:
+        """Where each tensor's part in the traces of sample Grams is added.
 
         Args:
-            lane: Whose sums are added to.
-            strip: The strip.
             region: The region.
             first: The first step with samples that counts; others follow one after another.
-            columns: Some columns of the region.
-            room: Scratch memory, float64.
 
         Returns:
-            The batch.
+            As of `products`.
         """
         family = self._families.of(region)
         assert family.traces is not None
@@ -197,9 +173,9 @@ class Batches:
         if family not in self._traces:
             rows = np.arange(family.traces, family.rows)
             self._traces[family] = self._machine.index(rows)
-        return self._batch(lane, strip, region, columns, room, self._traces[family][first:])
+        return self._traces[family][first:]
 
-    def _batch(
+    def batch(
         self,
         lane: Lane,
         strip: Strip,
@@ -208,6 +184,19 @@ class Batches:
         room: torch.Tensor,
         targets: torch.Tensor,
     ) -> Batch:
+        """A batch for products of some columns.
+
+        Args:
+            lane: Whose sums are added to.
+            strip: The strip.
+            region: The region.
+            columns: Some columns of the region.
+            room: Scratch memory, float64.
+            targets: From `products` or `traces`; products are to be added in this order.
+
+        Returns:
+            The batch.
+        """
         if strip is not self._strip:  # its blocks come one after another
             self._strip = strip
             self._splits.clear()

@@ -11,7 +11,7 @@ import math
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -63,10 +63,7 @@ class Machine:
         profile: What the plan knows of it.
         device: PyTorch's name of it.
         label: For the report.
-        batched: Whether what it is asked to do is to be done in few operations, each on much.
     """
-
-    batched: ClassVar[bool] = False
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
@@ -139,8 +136,6 @@ class DeviceMachine(Machine):
         profile: What the plan knows of the device.
         device: Its name, as PyTorch has it.
     """
-
-    batched = True
 
     def __init__(self, profile: Profile, device: str) -> None:
         super().__init__(profile)

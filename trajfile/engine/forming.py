@@ -40,7 +40,7 @@ class Former:
         size = plan.scratch_elements
         if arena is not None:
             self.scratch = arena.take(size * dtype.itemsize).view(dtype)
-        elif machine.batched:  # whose products are float64
+        elif plan.profile.batched:  # whose products are float64
             self._float64 = torch.zeros(size, dtype=torch.float64, device=machine.device)
             self.scratch = self._float64.view(dtype)
         else:

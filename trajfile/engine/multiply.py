@@ -124,8 +124,8 @@ class Worker:
         }
         batch = None
         if self.batches is not None:
-            room = self.former.left()
-            batch = self.batches.products(lane, tile.strip, region, work, columns, room)
+            room, targets = self.former.left(), self.batches.products(region, work)
+            batch = self.batches.batch(lane, tile.strip, region, columns, room, targets)
         for item in work.pairs:
             product = Product(formed[item.left], formed[item.right], item.origin, columns)
             if batch is None:
@@ -176,8 +176,8 @@ class Worker:
         room = self.former.take(max(stop - start for _, start, stop in there), width)
         mean, batch = self.former.take(1, width), None
         if self.batches is not None and self.plan.per_tensor:
-            first, left = there[0][0], self.former.left()
-            batch = self.batches.traces(lane, tile.strip, region, first, columns, left)
+            left, targets = self.former.left(), self.batches.traces(region, there[0][0])
+            batch = self.batches.batch(lane, tile.strip, region, columns, left, targets)
         for number, start, stop in there:
             samples = room[: stop - start]
             rows = start, stop - start, 1

@@ -105,7 +105,7 @@ class Pass:
         within = None if len(strips) == len(plan.strips) else _elements(strips)
         self.collector = Collector(plan.header, plan.rows.layers, within)
         wanted = self.collector if plan.rows.layers else None
-        families = Families(plan, strips) if machine.batched else None
+        families = Families(plan, strips) if plan.profile.batched else None
         self.workers = [
             Worker(plan, machine, self.held, families, arena, self.fused, wanted)
             for _ in range(workers)

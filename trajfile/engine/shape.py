@@ -57,8 +57,8 @@ class Profile:
             in no more. Infinite where float64 never holds up the reading.
         lanes: Into how many shares, each with sums of its own, columns are divided at most. It
             does not depend on the number of workers, and so the sums do not.
-        batched: Whether products of many rows are formed before any are summed: scratch memory is
-            then set aside for them too, where there is so much.
+        batched: Whether it is to be asked for few operations, each on much: products of many rows
+            are formed before any are summed, in scratch memory set aside for them.
         band_block: Rows of a block, where products at many consecutive lags are dense blocks.
     """
 
